@@ -1,0 +1,144 @@
+/* adjoint/render.h: images and cameras in, radiance field, images out.
+ *
+ * One line a function, grouped in the order of the pipeline. Every function that can meet the
+ * outside world returns bool and takes `ad_message *error` last (may be NULL): one sentence with
+ * file and place. A zero-initialised struct is valid and empty; x_free may be called twice.
+ * Coordinates: right-handed world; cameras as in OpenGL (x right, y up, looking along -z);
+ * pixels start at the upper left corner, the centre of the first pixel is (0.5, 0.5). */
+#ifndef ADJOINT_RENDER_H
+#define ADJOINT_RENDER_H
+
+#include "autodiff/autodiff.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Images ------------------------------------------------------------------------------ */
+
+/* 8-bit RGBA, straight alpha, sRGB values as the file has them. Owned by the struct. */
+typedef struct render_image {
+    int width, height;
+    uint8_t *pixels; /* (height, width, 4) */
+    uint8_t *mask;   /* (height, width), 255 = use this pixel, 0 = do not; NULL = use all */
+    bool has_alpha;  /* some pixel is not opaque */
+} render_image;
+
+typedef struct render_image_options {
+    int64_t pixels_max;      /* refuse larger images before allocating; 0 = 2^27 (134 million) */
+    bool ignore_orientation; /* do not turn a JPEG as its EXIF orientation says */
+} render_image_options;
+
+/* PNG (all kinds; 16 bits are rounded to 8) and JPEG (turned by EXIF orientation), told apart by
+ * content. `name` only appears in messages. options may be NULL. */
+bool render_image_load(render_image *image, const char *path, const render_image_options *options,
+                       ad_message *error);
+bool render_image_decode(render_image *image, const char *name, const uint8_t *bytes, size_t size,
+                         const render_image_options *options, ad_message *error);
+/* Size and orientation from the header alone: width and height after turning. */
+bool render_image_probe(int *width, int *height, bool *turned, const char *path,
+                        ad_message *error);
+/* Mean over factor x factor blocks of sRGB values weighted by alpha; incomplete blocks at the
+ * right and lower edge are dropped. A pixel of the mask is kept if its whole block is. */
+bool render_image_downscale(render_image *image, int factor, ad_message *error);
+void render_image_free(render_image *image);
+
+/* ---- Cameras ----------------------------------------------------------------------------- */
+
+typedef enum render_camera_model {
+    RENDER_CAMERA_OPENCV, /* radial k[0..3], tangential p[0..1]; all zero = pinhole */
+    RENDER_CAMERA_FISHEYE /* OpenCV fisheye, k[0..3] on powers of the angle */
+} render_camera_model;
+
+typedef struct render_camera {
+    double pose[3][4];     /* camera to world, rigid: columns right, up, backward, position */
+    double fx, fy, cx, cy; /* pixels */
+    double k[4], p[2];
+    render_camera_model model;
+    int width, height; /* pixels */
+} render_camera;
+
+/* Origin and unit direction of the ray through a point of the image, in the world. False where
+ * the distortion has no inverse (beyond its fold); the direction is then the undistorted one. */
+bool render_camera_ray(const render_camera *camera, double px, double py, double origin[3],
+                       double direction[3]);
+/* The pixel that sees a point of the world; false if the camera cannot see it. */
+bool render_camera_project(const render_camera *camera, const double point[3], double *px,
+                           double *py);
+/* The same view at another size: intrinsics times the factor in x and in y. */
+void render_camera_scale(render_camera *camera, double factor_x, double factor_y);
+
+/* ---- Datasets ---------------------------------------------------------------------------- */
+
+/* Splits are bits, so that a set of them is a number. */
+typedef enum render_split { RENDER_TRAIN = 1, RENDER_VAL = 2, RENDER_TEST = 4 } render_split;
+
+typedef struct render_frame {
+    char *name;           /* path below the folder, with forward slashes */
+    char *path;           /* path to open */
+    char *mask_path;      /* NULL without a mask */
+    render_camera camera; /* at the loaded size */
+    render_image image;   /* at the loaded size; empty with cameras_only */
+    render_split split;
+} render_frame;
+
+typedef struct render_dataset {
+    char *folder;
+    render_frame *frames; /* byte-wise sorted by split, then by name */
+    int count;
+    int train_count, val_count, test_count;
+    render_split held_out;  /* the split that is never trained on: RENDER_TEST or RENDER_VAL */
+    int held_out_count;     /* frames in it */
+    char split_rule[128];   /* how it was chosen, for people */
+    int width, height;      /* of all loaded frames; the largest where they differ */
+    bool same_size;         /* all frames are width x height */
+    bool has_alpha;         /* some pixel of some frame is not opaque */
+    bool has_mask;          /* some frame has a mask */
+    double masked_share;    /* share of all pixels that masks take out */
+    double aabb_scale;      /* as instant-ngp writes it; 0 = not given */
+    int missing, undecoded; /* frames left out: no file; a file that cannot be decoded */
+    size_t bytes;           /* of pixels and masks held */
+    char **warnings;        /* lines for people; the library prints nothing */
+    int warning_count;
+} render_dataset;
+
+typedef struct render_dataset_options {
+    int downscale;        /* 0 or 1 = none */
+    int hold_out;         /* every Nth image if no file names test or val; 0 = 8, -1 = none */
+    double tolerate;      /* share of undecodable images skipped; 0 = 0.10, negative = none */
+    size_t memory_budget; /* bytes for decoded images, most held at once; 0 = 2 GiB */
+    int threads;          /* 0 = 1 */
+    unsigned splits;      /* bits of render_split to load; 0 = train and the held-out split */
+    bool cameras_only;    /* check files and sizes, decode nothing */
+} render_dataset_options;
+
+/* A folder with transforms_train.json (and _val, _test) or transforms.json, or such a file.
+ * Held out is test, else val (also if no test image exists), else every Nth image by sorted
+ * name. options may be NULL. On failure the dataset is empty. */
+bool render_dataset_load(render_dataset *dataset, const char *folder,
+                         const render_dataset_options *options, ad_message *error);
+void render_dataset_free(render_dataset *dataset);
+
+/* The cameras of one transforms file, no images needed: for rendering new views. width and
+ * height serve frames without w and h (0 = such a frame is an error). free(*cameras). */
+bool render_cameras_load(render_camera **cameras, int *count, const char *path, int width,
+                         int height, ad_message *error);
+
+/* ---- Scene: box, near plane and background ----------------------------------------------- */
+
+typedef struct render_scene {
+    double box_min[3], box_max[3]; /* world units */
+    double near_distance;          /* nothing is sampled nearer to a camera than this */
+    float background[3];           /* sRGB, behind everything when measuring */
+    char box_reason[160], near_reason[160], background_reason[160]; /* for people */
+} render_scene;
+
+/* Chosen from cameras and images; every field may be overridden afterwards. */
+void render_scene_guess(render_scene *scene, const render_dataset *dataset);
+
+/* ---- (further sections follow: field, trainer, evaluation, snapshot) ----------------------- */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
