@@ -1,0 +1,435 @@
+/* safetensors files, written by us and read back, and read from strangers: every way in which a
+   header can lie must end in a sentence. The bytes of known_file were read with the format's own
+   Python package (0.8.0), and a file of that package is known_foreign below. */
+#define _DEFAULT_SOURCE 1
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "autodiff/file.h"
+#include "autodiff/safetensors.h"
+
+static char folder[64];
+
+static void folder_make(void) {
+    strcpy(folder, "/tmp/adjoint-test-XXXXXX");
+    cr_assert_not_null(mkdtemp(folder));
+}
+
+static void folder_remove(void) {
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert_eq(system(command), 0);
+}
+
+static const char *in_folder(const char *name) {
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return path;
+}
+
+/* The file's bytes; its length in *count. The caller frees. */
+static unsigned char *slurp(const char *path, size_t *count) {
+    FILE *file = fopen(path, "rb");
+    cr_assert_not_null(file, "%s", path);
+    unsigned char *bytes = malloc(1 << 16);
+    *count = fread(bytes, 1, 1 << 16, file);
+    fclose(file);
+    return bytes;
+}
+
+TestSuite(safetensors, .init = folder_make, .fini = folder_remove);
+
+static const float weights[2][3] = { { 1, 2, 3 }, { 4, 5, 6.5f } };
+static const uint8_t flags[3] = { 7, 8, 9 };
+static const double moments[2] = { 0.1, -1e300 };
+
+/* Reads `moments` through the callback. */
+static bool moments_read(void *user, void *bytes, uint64_t offset, size_t count,
+                         ad_message *error) {
+    (void)error;
+    ++*(int *)user;
+    memcpy(bytes, (const char *)moments + offset, count);
+    return true;
+}
+
+static int moments_calls;
+static const ad_safetensors_source sources[] = {
+    { .name = "flags", .dtype = "U8", .rank = 1, .shape = { 3 }, .data = flags },
+    { .name = "w\"1\"", .dtype = "F32", .rank = 2, .shape = { 2, 3 }, .data = weights },
+    { .name = "empty", .dtype = "I32", .rank = 2, .shape = { 0, 5 } },
+    { .name = "moments/\xc3\xa4",
+      .dtype = "F64",
+      .rank = 1,
+      .shape = { 2 },
+      .read = moments_read,
+      .user = &moments_calls },
+    { .name = "scalar", .dtype = "F32", .rank = 0, .data = &weights[1][2] },
+};
+static const ad_safetensors_pair metadata[] = { { "settings", "{\"a\":\n1}" }, { "step", "12" } };
+
+TestSuite(safetensors_header);
+
+Test(safetensors, round_trip) {
+    const char *path = in_folder("a.safetensors");
+    ad_message error = { "" };
+    cr_assert(ad_safetensors_write(path, sources, 5, metadata, 2, &error), "%s", error.text);
+    cr_expect_eq(moments_calls, 1);
+    cr_expect_neq(access(in_folder("a.safetensors.part"), F_OK), 0, "temporary file left");
+
+    ad_safetensors file;
+    path = in_folder("a.safetensors");
+    cr_assert(ad_safetensors_open(&file, path, &error), "%s", error.text);
+    cr_expect_eq(file.tensor_count, 5);
+    cr_expect_str_eq(ad_safetensors_value(&file, "settings"), "{\"a\":\n1}");
+    cr_expect_str_eq(ad_safetensors_value(&file, "step"), "12");
+    cr_expect_null(ad_safetensors_value(&file, "flags"));
+    cr_expect_null(ad_safetensors_find(&file, "w1"));
+
+    // Values come back, whole and in part, and every array is aligned to its element.
+    float w[2][3] = { { 0 } }, scalar = 0;
+    uint8_t f[2] = { 0 };
+    double m[2] = { 0 };
+    const ad_safetensors_tensor *t =
+        ad_safetensors_expect(&file, "w\"1\"", "F32", 2, (uint64_t[]){ 2, 3 }, &error);
+    cr_assert_not_null(t, "%s", error.text);
+    cr_assert(ad_safetensors_read(&file, w, t, 0, sizeof w, &error));
+    cr_expect_arr_eq(w, weights, sizeof w);
+    t = ad_safetensors_expect(&file, "moments/\xc3\xa4", "F64", 1, (uint64_t[]){ 2 }, &error);
+    cr_assert_not_null(t, "%s", error.text);
+    cr_assert(ad_safetensors_read(&file, m, t, 0, sizeof m, &error));
+    cr_expect_arr_eq(m, moments, sizeof m);
+    t = ad_safetensors_expect(&file, "scalar", "F32", 0, NULL, &error);
+    cr_assert_not_null(t, "%s", error.text);
+    cr_assert(ad_safetensors_read(&file, &scalar, t, 0, sizeof scalar, &error));
+    cr_expect_eq(scalar, 6.5f);
+    t = ad_safetensors_find(&file, "flags");
+    cr_assert(ad_safetensors_read(&file, f, t, 1, 2, &error));
+    cr_expect(f[0] == 8 && f[1] == 9);
+    cr_expect_not(ad_safetensors_read(&file, f, t, 2, 2, &error), "read past the end");
+    for (size_t i = 0; i < file.tensor_count; i++) {
+        const ad_safetensors_tensor *any = &file.tensors[i];
+        cr_expect_eq((file.data_start + any->offset) % ad_safetensors_element_bytes(any->dtype), 0,
+                     "%s is not aligned", any->name);
+    }
+
+    // What is not as expected is told with both shapes.
+    t = ad_safetensors_expect(&file, "w\"1\"", "F32", 2, (uint64_t[]){ 3, 2 }, &error);
+    cr_expect_null(t);
+    cr_expect(strstr(error.text, "expected F32 (3, 2), found F32 (2, 3)"), "%s", error.text);
+    cr_expect_null(ad_safetensors_expect(&file, "nobody", "F32", 0, NULL, &error));
+    cr_expect(strstr(error.text, "found none"), "%s", error.text);
+    ad_safetensors_free(&file);
+    ad_safetensors_free(&file);
+}
+
+Test(safetensors, same_input_same_bytes) {
+    size_t counts[2];
+    unsigned char *bytes[2];
+    ad_message error = { "" };
+    for (int i = 0; i < 2; i++) {
+        const char *path = in_folder(i ? "b" : "a");
+        cr_assert(ad_safetensors_write(path, sources, 5, metadata, 2, &error), "%s", error.text);
+        bytes[i] = slurp(path, &counts[i]);
+    }
+    cr_assert_eq(counts[0], counts[1]);
+    cr_expect_arr_eq(bytes[0], bytes[1], counts[0]);
+
+    // The whole layout, once by hand: wide first, header padded to eight, no hole.
+    static const char header[] =
+        "{\"__metadata__\":{\"settings\":\"{\\\"a\\\":\\n1}\",\"step\":\"12\"},"
+        "\"moments/\xc3\xa4\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[0,16]},"
+        "\"w\\\"1\\\"\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[16,40]},"
+        "\"empty\":{\"dtype\":\"I32\",\"shape\":[0,5],\"data_offsets\":[40,40]},"
+        "\"scalar\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[40,44]},"
+        "\"flags\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[44,47]}}";
+    size_t length = (sizeof header - 1 + 7) / 8 * 8;
+    cr_assert_eq(counts[0], 8 + length + 47, "%zu bytes", counts[0]);
+    cr_expect_eq(bytes[0][0] + 256 * bytes[0][1], (int)length);
+    cr_expect_eq(memcmp(bytes[0] + 8, header, sizeof header - 1), 0);
+    free(bytes[0]);
+    free(bytes[1]);
+}
+
+/* Written by safetensors 0.8.0 for Python: {"b": int32 [[1,2,3]], "a": float16 [1.5]}, k -> v. */
+static const char known_foreign[] =
+    "\x90\0\0\0\0\0\0\0"
+    "{\"__metadata__\":{\"k\":\"v\"},\"b\":{\"dtype\":\"I32\",\"shape\":[1,3],\"data_offsets\":"
+    "[0,12]},\"a\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[12,14]}}       "
+    "\1\0\0\0\2\0\0\0\3\0\0\0\0\x3e";
+
+Test(safetensors, opens_a_foreign_file_and_no_truncation_of_it) {
+    size_t count = sizeof known_foreign - 1;
+    ad_safetensors file;
+    ad_message error = { "" };
+    cr_assert(ad_safetensors_open_memory(&file, known_foreign, count, "foreign", &error), "%s",
+              error.text);
+    int32_t b[3];
+    const ad_safetensors_tensor *t =
+        ad_safetensors_expect(&file, "b", "I32", 2, (uint64_t[]){ 1, 3 }, &error);
+    cr_assert_not_null(t, "%s", error.text);
+    cr_assert(ad_safetensors_read(&file, b, t, 0, sizeof b, &error));
+    cr_expect(b[0] == 1 && b[1] == 2 && b[2] == 3);
+    cr_expect_str_eq(ad_safetensors_value(&file, "k"), "v");
+    ad_safetensors_free(&file);
+
+    for (size_t cut = 0; cut < count; cut++) {
+        char *exact = malloc(cut + 1); // exactly as long, so that ASan sees a read past the end
+        memcpy(exact, known_foreign, cut);
+        error.text[0] = 0;
+        cr_expect_not(ad_safetensors_open_memory(&file, exact, cut, "cut", &error), "%zu", cut);
+        cr_expect_neq(error.text[0], 0);
+        free(exact);
+    }
+}
+
+/* Opens a file of this header and `data` zero bytes; returns the sentence, "" if it opened. */
+static const char *open_header(const char *header, size_t data) {
+    static ad_message error;
+    size_t length = strlen(header);
+    unsigned char *bytes = calloc(1, 8 + length + data);
+    for (int i = 0; i < 8; i++) bytes[i] = (unsigned char)(length >> (8 * i));
+    memcpy(bytes + 8, header, length);
+    ad_safetensors file;
+    error.text[0] = 0;
+    bool opened = ad_safetensors_open_memory(&file, bytes, 8 + length + data, "x", &error);
+    cr_expect_eq(opened, error.text[0] == 0);
+    ad_safetensors_free(&file);
+    free(bytes);
+    return error.text;
+}
+
+#define ONE(shape, offsets)                                                                        \
+    "{\"a\":{\"dtype\":\"F32\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}}"
+
+Test(safetensors_header, malformed_and_hostile) {
+    static const struct {
+        const char *header;
+        size_t data;
+        const char *sentence;
+    } cases[] = {
+        { ONE("2", "0,8"), 8, "" },
+        { "{}", 0, "" },
+        { "{ } \n", 0, "" },
+        { ONE("0,18446744073709551615", "0,0"), 0, "" }, // an empty axis: nothing to store
+        { "{\"\\u00e4\\ud83d\\ude00\":{\"shape\":[],\"data_offsets\":[0,1],\"dtype\":\"U8\"}}", 1,
+          "" },
+        { "", 0, "expected '{'" },
+        { "[]", 0, "expected '{'" },
+        { "{}x", 0, "nothing but spaces" },
+        { "{}", 1, "expected 0 bytes of data" },
+        { ONE("2", "0,8"), 7, "expected 8 bytes of data" },
+        { ONE("2", "0,8"), 9, "expected 8 bytes of data" },
+        { ONE("2", "4,12"), 12, "begin at byte 0, found 4" },
+        { ONE("2", "8,0"), 8, "its offsets are 8 and 0" },
+        { ONE("2", "0,4"), 4, "need 8 bytes" },
+        { ONE("2", "0"), 8, "two 'data_offsets'" },
+        { ONE("2", "0,8,8"), 8, "two offsets" },
+        { ONE("-2", "0,8"), 8, "a whole number" },
+        { ONE("2.0", "0,8"), 8, "',' or ']'" },
+        { ONE("02", "0,8"), 8, "a whole number" },
+        { ONE("2,", "0,8"), 8, "a whole number" },
+        { ONE("1,1,1,1,1,1,1,1,1", "0,4"), 4, "at most 8 axes" },
+        { ONE("4611686018427387904,4", "0,0"), 0, "a size below 2^63" },
+        { ONE("18446744073709551616", "0,0"), 0, "below 2^64" },
+        { ONE("99999999999999999999999", "0,0"), 0, "below 2^64" },
+        { ONE("2305843009213693951", "0,9223372036854775804"), 8, "expected 9223372036854775804" },
+        { "{\"a\":{\"dtype\":\"F31\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "a known type" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[]}}", 4, "two 'data_offsets'" },
+        { "{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[]}}", 4, "each once" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"shape\":[],\"data_offsets\":[0,1]}}", 1,
+          "each once" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4],\"x\":1}}", 4,
+          "each once" },
+        { "{\"a\":{}}", 0, "a string" },
+        { "{\"a\":[[[[[[[[]]]]]]]]}", 0, "an object that describes a tensor" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]},"
+          "\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[1,2]}}",
+          2, "\"a\" twice" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]},"
+          "\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[1,2]}}",
+          2, "\"a\" twice" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},"
+          "\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]}}",
+          3, "begin at byte 2, found 1" },
+        { "{\"__metadata__\":{\"k\":\"v\",\"k\":\"w\"}}", 0, "the key \"k\" twice" },
+        { "{\"__metadata__\":{\"k\":1}}", 0, "a string" },
+        { "{\"__metadata__\":{},\"__metadata__\":{}}", 0, "only once" },
+        { "{\"a\\u0000b\":{}}", 0, "a valid escape" },
+        { "{\"a\\ud800\":{}}", 0, "a valid escape" },
+        { "{\"a\\ud800\\u0041\":{}}", 0, "a valid escape" },
+        { "{\"a\\udc00\":{}}", 0, "a valid escape" },
+        { "{\"a\\x\":{}}", 0, "a valid escape" },
+        { "{\"a\\", 0, "a valid escape" },
+        { "{\"a\\u12", 0, "a valid escape" },
+        { "{\"a\xff\":{}}", 0, "well-formed UTF-8" },
+        { "{\"a\xc0\x80\":{}}", 0, "well-formed UTF-8" },
+        { "{\"a\nb\":{}}", 0, "control characters" },
+        { "{\"\\u001b[31m\":{}}", 0, "control characters" },
+        { "{\"a", 0, "the end of the string" },
+        { "{\"a\"", 0, "':'" },
+        { "{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]},}", 1, "a string" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *sentence = open_header(cases[i].header, cases[i].data);
+        bool good = *cases[i].sentence ? strstr(sentence, cases[i].sentence) != NULL : !*sentence;
+        cr_expect(good, "%s: expected '%s', got '%s'", cases[i].header, cases[i].sentence,
+                  sentence);
+    }
+}
+
+Test(safetensors_header, header_lengths_that_lie) {
+    ad_safetensors file;
+    ad_message error;
+    static const unsigned char lengths[][8] = {
+        { 3 },
+        { 255, 255, 255, 255, 255, 255, 255, 255 },
+        { 0, 0, 0, 0, 0, 0, 0, 128 },
+        { 0, 0, 0, 255 },
+    };
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        unsigned char bytes[10] = "........{}";
+        memcpy(bytes, lengths[i], 8);
+        cr_expect_not(ad_safetensors_open_memory(&file, bytes, sizeof bytes, "x", &error));
+        cr_expect(strstr(error.text, "expected a safetensors file"), "%s", error.text);
+    }
+}
+
+Test(safetensors, many_tensors) {
+    enum { COUNT = 1000 };
+    static char names[COUNT][16];
+    static ad_safetensors_source many[COUNT];
+    ad_message error = { "" };
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(names[i], sizeof names[i], "t%d", i);
+        many[i] = (ad_safetensors_source){ .name = names[i],
+                                           .dtype = i % 3 ? "U8" : "F32",
+                                           .rank = 1,
+                                           .shape = { 2 },
+                                           .data = weights };
+    }
+    const char *path = in_folder("many");
+    cr_assert(ad_safetensors_write(path, many, COUNT, NULL, 0, &error), "%s", error.text);
+    ad_safetensors file;
+    cr_assert(ad_safetensors_open(&file, path, &error), "%s", error.text);
+    cr_expect_eq(file.tensor_count, (size_t)COUNT);
+    ad_safetensors_free(&file);
+
+    // Two of one name are refused before anything is written.
+    strcpy(names[7], "t8");
+    cr_expect_not(ad_safetensors_write(in_folder("twice"), many, COUNT, NULL, 0, &error));
+    cr_expect(strstr(error.text, "\"t8\" twice"), "%s", error.text);
+    cr_expect_neq(access(in_folder("twice"), F_OK), 0);
+}
+
+Test(safetensors, bad_sources) {
+    ad_message error;
+    ad_safetensors_source source = { .name = "", .dtype = "F32", .data = weights };
+    cr_expect_not(ad_safetensors_write(in_folder("x"), &source, 1, NULL, 0, &error));
+    source.name = "__metadata__";
+    cr_expect_not(ad_safetensors_write(in_folder("x"), &source, 1, NULL, 0, &error));
+    source = (ad_safetensors_source){ .name = "a", .dtype = "FLOAT", .data = weights };
+    cr_expect_not(ad_safetensors_write(in_folder("x"), &source, 1, NULL, 0, &error));
+    cr_expect(strstr(error.text, "a known type"), "%s", error.text);
+    source = (ad_safetensors_source){ .name = "a", .dtype = "F32" };
+    cr_expect_not(ad_safetensors_write(in_folder("x"), &source, 1, NULL, 0, &error));
+    cr_expect(strstr(error.text, "expected data"), "%s", error.text);
+}
+
+static bool refusing_read(void *user, void *bytes, uint64_t offset, size_t count,
+                          ad_message *error) {
+    (void)user, (void)bytes, (void)offset, (void)count;
+    return ad_fail(error, "the device is lost");
+}
+
+/* A failure midway must leave the old file as it was and nothing beside it. */
+static void expect_old_file_kept(const ad_message *error, const char *sentence) {
+    cr_expect(strstr(error->text, sentence), "expected '%s', got '%s'", sentence, error->text);
+    ad_safetensors file;
+    ad_message opening = { "" };
+    cr_assert(ad_safetensors_open(&file, in_folder("s"), &opening), "%s", opening.text);
+    cr_expect_eq(file.tensor_count, 5);
+    ad_safetensors_free(&file);
+    cr_expect_neq(access(in_folder("s.part"), F_OK), 0, "temporary file left");
+}
+
+Test(safetensors, failures_midway_keep_the_old_file) {
+    ad_message error = { "" };
+    static char large[1 << 18];
+    ad_safetensors_source source = {
+        .name = "a", .dtype = "U8", .rank = 1, .shape = { sizeof large }, .read = refusing_read
+    };
+    cr_assert(ad_safetensors_write(in_folder("s"), sources, 5, metadata, 2, &error));
+    cr_expect_not(ad_safetensors_write(in_folder("s"), &source, 1, NULL, 0, &error));
+    expect_old_file_kept(&error, "the device is lost");
+
+    // A disk that is full: a limit on file sizes fails the same writes as ENOSPC would.
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit, narrow;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    narrow = limit;
+    narrow.rlim_cur = 100000;
+    setrlimit(RLIMIT_FSIZE, &narrow);
+    source.read = NULL;
+    source.data = large;
+    bool written = ad_safetensors_write(in_folder("s"), &source, 1, NULL, 0, &error);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    cr_expect_not(written);
+    expect_old_file_kept(&error, "cannot be written");
+
+    // Another process in the middle of the same file.
+    ad_file other;
+    cr_assert(ad_file_begin(&other, in_folder("s"), &error), "%s", error.text);
+    cr_expect_not(ad_safetensors_write(in_folder("s"), sources, 5, NULL, 0, &error));
+    cr_expect(strstr(error.text, "another process"), "%s", error.text);
+    ad_file_discard(&other);
+    expect_old_file_kept(&error, "another process");
+
+    // A stale temporary file of a killed run is taken over.
+    cr_assert(ad_file_save(in_folder("s.part"), large, sizeof large, &error), "%s", error.text);
+    cr_assert(ad_safetensors_write(in_folder("s"), sources, 5, metadata, 2, &error));
+    expect_old_file_kept(&(ad_message){ "taken over" }, "taken over");
+}
+
+Test(safetensors, places_that_cannot_be_written) {
+    ad_message error = { "" };
+    cr_expect_not(ad_safetensors_write(in_folder("no/where"), sources, 5, NULL, 0, &error));
+    cr_expect(strstr(error.text, "cannot be created"), "%s", error.text);
+    cr_expect_not(ad_safetensors_write(folder, sources, 5, NULL, 0, &error));
+    cr_expect(strstr(error.text, "found a folder"), "%s", error.text);
+    if (access("/dev/full", W_OK) == 0) {
+        cr_expect_not(ad_safetensors_write("/dev/full", sources, 5, NULL, 0, &error));
+        cr_expect(strstr(error.text, "the disk is full"), "%s", error.text);
+        struct stat status;
+        cr_expect(stat("/dev/full", &status) == 0 && S_ISCHR(status.st_mode), "replaced a device");
+    }
+
+    // The owner's missing right to write means nothing to root, who must become somebody first.
+    cr_assert_eq(chmod(folder, 0555), 0);
+    bool root = geteuid() == 0;
+    cr_assert(!root || seteuid(65534) == 0);
+    bool written = ad_safetensors_write(in_folder("s"), sources, 5, NULL, 0, &error);
+    cr_assert(!root || seteuid(0) == 0);
+    chmod(folder, 0755);
+    cr_expect_not(written);
+    cr_expect(strstr(error.text, "cannot be created: Permission denied"), "%s", error.text);
+}
+
+Test(safetensors, places_that_cannot_be_read) {
+    ad_safetensors file;
+    ad_message error;
+    cr_expect_not(ad_safetensors_open(&file, in_folder("none"), &error));
+    cr_expect(strstr(error.text, "cannot be opened"), "%s", error.text);
+    cr_expect_not(ad_safetensors_open(&file, folder, &error));
+    cr_expect(strstr(error.text, "expected a file"), "%s", error.text);
+    cr_expect_not(ad_safetensors_open(&file, "/dev/zero", &error));
+    cr_expect_eq(mkfifo(in_folder("pipe"), 0600), 0);
+    cr_expect_not(ad_safetensors_open(&file, in_folder("pipe"), &error));
+    ad_safetensors_free(&file);
+}
