@@ -96,6 +96,8 @@ typedef struct render_dataset {
     bool has_mask;          /* some frame has a mask */
     double masked_share;    /* share of all pixels that masks take out */
     double aabb_scale;      /* as instant-ngp writes it; 0 = not given */
+    double ngp_scale, ngp_offset[3]; /* instant-ngp's unit cube: world * scale + offset */
+    bool field_of_view_only; /* cameras given by camera_angle_x alone, as Blender scenes are */
     int missing, undecoded; /* frames left out: no file; a file that cannot be decoded */
     size_t bytes;           /* of pixels and masks held */
     char **warnings;        /* lines for people; the library prints nothing */

@@ -1,0 +1,143 @@
+/* PNG to 8-bit RGBA with libpng: every colour type and bit depth, interlaced or not.
+ *
+ * libpng does the conversions: palettes and small bit depths are expanded, tRNS becomes alpha,
+ * grey becomes three channels, 16 bits become 8 with rounding (v * 255 / 65535). Sample values
+ * are taken as sRGB; gAMA and iCCP are not applied, as every radiance-field dataset expects.
+ *
+ * Invariants: the size in the header is checked before any pixel is allocated, against the limit
+ * and against what deflate could make of a file this long (1,032 to 1 at most), so a size bomb
+ * costs nothing. libpng reports failures by longjmp: every call that may jump is made below the
+ * one setjmp of this file, and what must survive the jump lives in `png_reader`, not in local
+ * variables. Its messages are kept as text, never printed. */
+#include "render/load.h"
+
+#include <png.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct png_reader {
+    png_structp png;
+    png_infop info;
+    const uint8_t *bytes;
+    size_t size, position;
+    char failure[160]; /* libpng's words */
+} png_reader;
+
+static void read_bytes(png_structp png, png_bytep out, size_t count) {
+    png_reader *reader = png_get_io_ptr(png);
+    if (count > reader->size - reader->position) png_error(png, "the file ends early");
+    memcpy(out, reader->bytes + reader->position, count);
+    reader->position += count;
+}
+
+static void on_error(png_structp png, const char *text) {
+    png_reader *reader = png_get_error_ptr(png);
+    snprintf(reader->failure, sizeof reader->failure, "%s", text);
+    png_longjmp(png, 1);
+}
+
+static void on_warning(png_structp png, const char *text) {
+    (void)png, (void)text; /* doubtful side information; the pixels are still whole */
+}
+
+/* Opens the reader over the bytes. False when memory is out; does not jump. */
+static bool reader_open(png_reader *reader, const uint8_t *bytes, size_t size) {
+    reader->bytes = bytes, reader->size = size;
+    reader->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, reader, on_error, on_warning);
+    if (!reader->png) return false;
+    reader->info = png_create_info_struct(reader->png);
+    return reader->info != NULL;
+}
+
+static void reader_close(png_reader *reader) {
+    if (reader->png) png_destroy_read_struct(&reader->png, &reader->info, NULL);
+}
+
+/* Everything that may jump after the struct exists: limits, then the chunks before the pixels. */
+static void read_header(png_reader *reader) {
+    png_set_read_fn(reader->png, reader, read_bytes);
+    png_set_user_limits(reader->png, 1 << 20, 1 << 20); /* the product is checked by the caller */
+    png_set_chunk_malloc_max(reader->png, 1 << 22);
+    png_set_chunk_cache_max(reader->png, 64);
+    png_set_keep_unknown_chunks(reader->png, PNG_HANDLE_CHUNK_NEVER, NULL, 0);
+    png_read_info(reader->png, reader->info);
+}
+
+/* Asks libpng for 8-bit RGBA whatever the file holds; returns the number of passes. */
+static int request_rgba(png_reader *reader) {
+    png_set_expand(reader->png);   /* palette, 1, 2, 4 bits, tRNS */
+    png_set_scale_16(reader->png); /* rounded, not cut off */
+    png_set_gray_to_rgb(reader->png);
+    png_set_add_alpha(reader->png, 255, PNG_FILLER_AFTER);
+    int passes = png_set_interlace_handling(reader->png);
+    png_read_update_info(reader->png, reader->info);
+    return passes;
+}
+
+static bool png_fail(const png_reader *reader, const char *name, ad_message *error) {
+    return ad_fail(error, "%s: expected a PNG image, found damaged data: %s", name,
+                   reader->failure[0] ? reader->failure : "out of memory");
+}
+
+bool render_png_probe(int *width, int *height, const char *name, const uint8_t *bytes, size_t size,
+                      ad_message *error) {
+    /* Signature (8), length and "IHDR" (8), then width and height, big-endian. */
+    if (size < 24 || memcmp(bytes + 12, "IHDR", 4) != 0)
+        return ad_fail(error, "%s: expected a PNG header, found %zu other bytes", name, size);
+    uint32_t sizes[2];
+    for (int i = 0; i < 2; i++) {
+        const uint8_t *b = bytes + 16 + 4 * i;
+        sizes[i] = (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+        if (sizes[i] == 0 || sizes[i] > INT32_MAX)
+            return ad_fail(error, "%s: expected a PNG header, found a side of %u pixels", name,
+                           sizes[i]);
+    }
+    *width = (int)sizes[0], *height = (int)sizes[1];
+    return true;
+}
+
+bool render_png_decode(render_image *image, const char *name, const uint8_t *bytes, size_t size,
+                       const render_image_options *options, ad_message *error) {
+    memset(image, 0, sizeof *image);
+    png_reader reader = {0};
+    if (!reader_open(&reader, bytes, size)) {
+        ad_fail(error, "%s: out of memory for the PNG reader", name);
+        goto fail;
+    }
+    if (setjmp(png_jmpbuf(reader.png))) {
+        png_fail(&reader, name, error);
+        goto fail;
+    }
+
+    /* The size is known and checked before memory for pixels is asked for. One byte of deflate
+     * data can stand for 1,032 bytes, each of 8 pixels where a pixel is one bit. */
+    read_header(&reader);
+    int64_t width = png_get_image_width(reader.png, reader.info);
+    int64_t height = png_get_image_height(reader.png, reader.info);
+    if (!render_image_size_check(name, width, height, size, 1032 * 8, options->pixels_max, error))
+        goto fail;
+    image->pixels = malloc((size_t)width * (size_t)height * 4);
+    if (!image->pixels) {
+        ad_fail(error, "%s: out of memory for %lld x %lld pixels", name, (long long)width,
+                (long long)height);
+        goto fail;
+    }
+    image->width = (int)width, image->height = (int)height;
+
+    /* Interlaced rows are visited once a pass; libpng fills in the pixels of that pass. */
+    int passes = request_rgba(&reader);
+    if (png_get_rowbytes(reader.png, reader.info) != (size_t)width * 4)
+        png_error(reader.png, "the rows are not RGBA");
+    for (int pass = 0; pass < passes; pass++)
+        for (int64_t y = 0; y < height; y++)
+            png_read_row(reader.png, image->pixels + y * width * 4, NULL);
+    png_read_end(reader.png, NULL); /* the checksum of the last row */
+    reader_close(&reader);
+    return true;
+fail:
+    reader_close(&reader);
+    render_image_free(image);
+    return false;
+}
