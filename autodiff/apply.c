@@ -1,0 +1,402 @@
+/* Applying an operation: check, infer, allocate, launch, record, push tangents forward.
+ *
+ * Every operation, the core's and the user's, goes through ad_apply. A kernel sees contiguous f32,
+ * f64, i32 or u32 operands unless its operation asks for more: strided operands are packed and
+ * f16 and bf16 ones widened first, and narrow outputs rounded after, by launches of their own, so
+ * that a captured step contains them too. */
+#include "autodiff/core.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+int64_t ad_view_count(const ad_view *view) {
+    int64_t count = 1;
+    for (int i = 0; i < view->rank; i++) count *= view->size[i];
+    return count;
+}
+
+bool ad_view_present(const ad_view *view) { return view->rank >= 0; }
+
+bool ad_view_same_shape(const ad_view *a, const ad_view *b) {
+    if (a->rank != b->rank) return false;
+    for (int i = 0; i < a->rank; i++)
+        if (a->size[i] != b->size[i]) return false;
+    return true;
+}
+
+void ad_view_text(const ad_view *view, char *text, size_t bytes) {
+    size_t used = (size_t)snprintf(text, bytes, "%s (", ad_type_name(view->type));
+    for (int i = 0; i < view->rank && used < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s%lld", i ? ", " : "",
+                                 (long long)view->size[i]);
+    if (used < bytes) snprintf(text + used, bytes - used, ")");
+}
+
+static bool contiguous(const ad_view *view) {
+    int64_t stride = 1;
+    for (int i = view->rank - 1; i >= 0; i--) {
+        if (view->size[i] != 1 && view->stride[i] != stride) return false;
+        stride *= view->size[i];
+    }
+    return true;
+}
+
+static void make_contiguous(ad_view *view) {
+    int64_t stride = 1;
+    for (int i = view->rank - 1; i >= 0; i--) view->stride[i] = stride, stride *= view->size[i];
+}
+
+static bool narrow(ad_type type) { return type == AD_F16 || type == AD_BF16; }
+
+// The first number that is not finite, or -1. Reads through the device.
+static int64_t first_bad_number(ad_context *ctx, const ad_view *view) {
+    int64_t count = ad_view_count(view);
+    if (view->type != AD_F32 && view->type != AD_F64) return -1;
+    size_t element = ad_type_bytes(view->type);
+    char block[4096];
+    for (int64_t at = 0; at < count;) {
+        int64_t take = (int64_t)(sizeof block / element);
+        if (take > count - at) take = count - at;
+        ctx->device.read(&ctx->device, block, (char *)view->data + at * (int64_t)element,
+                         (size_t)take * element);
+        for (int64_t i = 0; i < take; i++) {
+            double value = element == 4 ? ((float *)block)[i] : ((double *)block)[i];
+            if (!isfinite(value)) return at + i;
+        }
+        at += take;
+    }
+    return -1;
+}
+
+static bool launch(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input,
+                   int outputs, const ad_view *output, const void *attributes, size_t workspace,
+                   ad_storage *const *input_storage, ad_storage *const *output_storage) {
+    ad_storage *scratch = NULL;
+    if (workspace) {
+        scratch = ad_storage_allocate(ctx, workspace);
+        if (!scratch) return false;
+    }
+    ad_launch job = {.op = op, .attributes = attributes, .inputs = inputs, .outputs = outputs,
+                     .threads = ctx->options.threads, .input = input, .output = output,
+                     .workspace = scratch ? scratch->data : NULL};
+    bool good = ctx->device.launch(&ctx->device, &job);
+    ctx->launches++;
+    if (good && ctx->capture) {
+        ad_storage *storages[AD_OUTPUTS_MAX + 1];
+        for (int i = 0; i < outputs; i++) storages[i] = output_storage[i];
+        storages[outputs] = scratch;
+        good = ad_capture_launch(ctx, &job, input_storage, storages);
+    }
+    if (scratch) ad_storage_release(ctx, scratch);
+    return good;
+}
+
+bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
+            const ad_view *output, const void *attributes, size_t workspace,
+            ad_storage *const *input_storage, ad_storage *const *output_storage) {
+    bool storage_ok = op->flags & AD_OP_STORAGE, strided_ok = op->flags & AD_OP_STRIDED;
+    bool plain = true;
+    for (int i = 0; i < inputs; i++)
+        if (input[i].rank >= 0)
+            plain &= (storage_ok || !narrow(input[i].type)) && (strided_ok || contiguous(&input[i]));
+    for (int i = 0; i < outputs; i++) plain &= storage_ok || !narrow(output[i].type);
+    if (plain)
+        return launch(ctx, op, inputs, input, outputs, output, attributes, workspace,
+                      input_storage, output_storage);
+
+    // Stand-ins for what the kernel cannot read or write as it is.
+    ad_view in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX];
+    ad_storage *in_storage[AD_INPUTS_MAX], *out_storage[AD_OUTPUTS_MAX];
+    ad_storage *made[AD_INPUTS_MAX + AD_OUTPUTS_MAX];
+    int made_count = 0;
+    bool good = true;
+    for (int i = 0; i < inputs && good; i++) {
+        in[i] = input[i], in_storage[i] = input_storage[i];
+        if (in[i].rank < 0) continue;
+        bool widen = !storage_ok && narrow(in[i].type);
+        if (!widen && (strided_ok || contiguous(&in[i]))) continue;
+        if (widen) in[i].type = AD_F32;
+        make_contiguous(&in[i]);
+        size_t bytes = (size_t)ad_view_count(&in[i]) * ad_type_bytes(in[i].type);
+        in_storage[i] = ad_storage_allocate(ctx, bytes);
+        if (!in_storage[i]) { good = false; break; }
+        made[made_count++] = in_storage[i];
+        in[i].data = in_storage[i]->data;
+        good = launch(ctx, &ad_op_cast, 1, &input[i], 1, &in[i], NULL, 0, &input_storage[i],
+                      &in_storage[i]);
+    }
+    for (int i = 0; i < outputs && good; i++) {
+        out[i] = output[i], out_storage[i] = output_storage[i];
+        if (storage_ok || !narrow(out[i].type)) continue;
+        out[i].type = AD_F32;
+        out_storage[i] = ad_storage_allocate(ctx, (size_t)ad_view_count(&out[i]) * 4);
+        if (!out_storage[i]) { good = false; break; }
+        made[made_count++] = out_storage[i];
+        out[i].data = out_storage[i]->data;
+    }
+    good = good && launch(ctx, op, inputs, in, outputs, out, attributes, workspace, in_storage,
+                          out_storage);
+    // Round narrow outputs, and narrow states that the kernel wrote.
+    for (int i = 0; i < outputs && good; i++)
+        if (out[i].data != output[i].data)
+            good = launch(ctx, &ad_op_cast, 1, &out[i], 1, &output[i], NULL, 0, &out_storage[i],
+                          &output_storage[i]);
+    for (int i = 0; i < inputs && good; i++)
+        if (op->writes >> i & 1 && in[i].data != input[i].data)
+            good = launch(ctx, &ad_op_cast, 1, &in[i], 1, &input[i], NULL, 0, &in_storage[i],
+                          &input_storage[i]);
+    while (made_count) ad_storage_release(ctx, made[--made_count]);
+    return good;
+}
+
+typedef struct call {
+    const ad_op *op;
+    int inputs, outputs;
+    const ad_tensor *input;
+    const void *attributes;
+    ad_view in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX];
+    ad_storage *in_storage[AD_INPUTS_MAX], *out_storage[AD_OUTPUTS_MAX];
+    uint32_t slot[AD_OUTPUTS_MAX];
+    bool tracked, severed, tangent, f64;
+} call;
+
+// Step 1: every operand is alive, ours, and there where it must be.
+static bool check_operands(ad_context *ctx, call *c) {
+    const ad_op *op = c->op;
+    if (c->inputs < op->inputs_min || c->inputs > op->inputs_max || c->inputs > AD_INPUTS_MAX) {
+        ad_raise_op(ctx, op, "%d operands given, %d to %d expected", c->inputs, op->inputs_min,
+                    op->inputs_max);
+        return false;
+    }
+    for (int i = 0; i < c->inputs; i++) {
+        if (!c->input[i].slot && op->optional >> i & 1) {
+            c->in[i].data = NULL, c->in[i].rank = -1, c->in[i].type = AD_F32;
+            c->in_storage[i] = NULL;
+            continue;
+        }
+        const ad_record *record = ad_record_of(ctx, c->input[i], op->name);
+        if (!record) return false;
+        ad_record_view(record, &c->in[i]);
+        c->in_storage[i] = record->storage;
+        c->tracked |= record->flags & AD_REC_TRACKED;
+        c->severed |= record->flags & AD_REC_SEVERED;
+        c->tangent |= record->tangent != 0;
+        c->f64 |= record->type == AD_F64;
+        if (op->writes >> i & 1 && !(record->flags & AD_REC_PARAMETER)) {
+            ad_raise_op(ctx, op, "operand %d is written but is neither a parameter nor a state", i);
+            return false;
+        }
+    }
+    return true;
+}
+
+// Step 2: shapes and types of the outputs, as the operation's own rule has it.
+static bool infer(ad_context *ctx, call *c, ad_infer *rule) {
+    *rule = (ad_infer){.ctx = ctx, .op = c->op, .attributes = c->attributes, .inputs = c->inputs,
+                       .outputs = c->op->outputs, .input = c->in, .output = c->out,
+                       .saved_inputs = ~0u, .saved_outputs = ~0u};
+    c->op->infer(rule);
+    if (ctx->failed) return false;
+    c->outputs = rule->outputs;
+    for (int i = 0; i < c->outputs; i++) {
+        int64_t count = 1;
+        for (int j = 0; j < c->out[i].rank; j++) {
+            int64_t size = c->out[i].size[j];
+            if (size < 0 || size > INT32_MAX || (size && count > INT64_MAX / 16 / size)) {
+                ad_raise_op(ctx, c->op, "axis %d of the result would have the size %lld", j,
+                            (long long)size);
+                return false;
+            }
+            count *= size;
+        }
+        if (!(c->op->flags & AD_OP_VIEW)) make_contiguous(&c->out[i]);
+    }
+    return true;
+}
+
+// Step 3: records for the outputs; bytes of their own, or a view of the first operand's.
+static bool allocate(ad_context *ctx, call *c, const ad_infer *rule) {
+    bool view = c->op->flags & AD_OP_VIEW;
+    for (int i = 0; i < c->outputs; i++) {
+        c->slot[i] = ad_record_new(ctx, c->out[i].type, c->out[i].rank, c->out[i].size);
+        if (!c->slot[i]) return false;
+        ad_record *record = ad_record_at(ctx, c->slot[i]);
+        if (view) {
+            record->layout = ad_arena_allocate(ctx, sizeof *record->layout);
+            if (!record->layout) return false;
+            const ad_record *base = ad_record_at(ctx, c->input[0].slot);
+            record->layout->offset = (base->layout ? base->layout->offset : 0) + rule->view_offset;
+            memcpy(record->layout->stride, c->out[0].stride, sizeof record->layout->stride);
+            record->storage = base->storage;
+            record->storage->references++;
+            if (contiguous(&c->out[0]) && record->layout->offset == 0) record->layout = NULL;
+        } else if (!ad_record_allocate(ctx, record)) {
+            return false;
+        }
+        c->out[i].data = record->storage->data;
+        c->out_storage[i] = record->storage;
+    }
+    return true;
+}
+
+// Step 6: tangents of the outputs from tangents of the inputs. Inside a rule none are made.
+static bool push_tangents(ad_context *ctx, call *c, const ad_tensor *output) {
+    ad_tensor dx[AD_INPUTS_MAX], dy[AD_OUTPUTS_MAX] = {{0}};
+    for (int i = 0; i < c->inputs; i++) {
+        uint32_t tangent = c->input[i].slot ? ad_record_at(ctx, c->input[i].slot)->tangent : 0;
+        dx[i] = tangent ? ad_handle(ctx, tangent) : (ad_tensor){0};
+    }
+    ctx->quiet++;
+    if (c->op->jvp) {
+        ad_jvp rule = {.ctx = ctx, .op = c->op, .attributes = c->attributes, .inputs = c->inputs,
+                       .outputs = c->outputs, .input = c->input, .output = output, .dx = dx,
+                       .dy = dy};
+        c->op->jvp(&rule);
+    } else if (c->op->flags & AD_OP_LINEAR) {
+        // The operation itself, on tangents in the place of float operands.
+        ad_tensor in[AD_INPUTS_MAX];
+        for (int i = 0; i < c->inputs; i++) {
+            bool real = c->input[i].slot && c->in[i].type != AD_I32 && c->in[i].type != AD_U32;
+            in[i] = !real ? c->input[i] : dx[i].slot ? dx[i] : ad_zeros_like(ctx, c->input[i]);
+        }
+        ad_apply(ctx, c->op, c->inputs, in, c->attributes, dy);
+    } else {
+        ad_raise_op(ctx, c->op, "it has no forward-mode rule (jvp)");
+    }
+    ctx->quiet--;
+    if (ctx->failed) return false;
+    for (int i = 0; i < c->outputs; i++) {
+        if (!dy[i].slot) continue;
+        ad_record *tangent = ad_record_of(ctx, dy[i], c->op->name);
+        ad_view view;
+        if (!tangent) return false;
+        ad_record_view(tangent, &view);
+        if (!ad_view_same_shape(&view, &c->out[i])) {
+            ad_raise_op(ctx, c->op, "its jvp gave a tangent of another shape than its output");
+            return false;
+        }
+        ad_record_at(ctx, output[i].slot)->tangent = dy[i].slot;
+        ctx->dual_count++;
+    }
+    return true;
+}
+
+static bool note_work(ad_context *ctx, call *c, const ad_infer *rule) {
+    if (c->op->cost) {
+        double flops = 0, bytes = 0;
+        c->op->cost(rule, &flops, &bytes);
+        ctx->flops += flops;
+    }
+    // Writes bump the version that saved operands remember.
+    for (int i = 0; c->op->writes >> i && i < c->inputs; i++)
+        if (c->op->writes >> i & 1) c->in_storage[i]->version++;
+    if (!ctx->options.check_numbers) return true;
+    for (int i = 0; i < c->outputs; i++) {
+        int64_t bad = c->op->flags & AD_OP_VIEW ? -1 : first_bad_number(ctx, &c->out[i]);
+        if (bad < 0) continue;
+        char text[160];
+        ad_view_text(&c->out[i], text, sizeof text);
+        ad_raise_op(ctx, c->op, "first made a number that is not finite: element %lld of output %d, "
+                    "%s", (long long)bad, i, text);
+        return false;
+    }
+    return true;
+}
+
+static bool composed(ad_context *ctx, call *c, ad_tensor *output) {
+    ad_vjp given = {.ctx = ctx, .op = c->op, .attributes = c->attributes, .inputs = c->inputs,
+                    .outputs = c->op->outputs, .input = c->input};
+    c->op->compose(ctx, &given, output);
+    return !ctx->failed;
+}
+
+bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *input,
+              const void *attributes, ad_tensor *output) {
+    for (int i = 0; i < op->outputs; i++) output[i] = (ad_tensor){0};
+    if (!ad_ready(ctx)) return false;
+    ctx->scopes[ctx->scope_count - 1].ordinal++;
+    call c;
+    c.op = op, c.inputs = inputs, c.input = input, c.attributes = attributes;
+    c.tracked = c.severed = c.tangent = c.f64 = false;
+    if (!check_operands(ctx, &c)) return false;
+    bool grad = !(op->flags & AD_OP_NO_GRADIENT);
+    bool dual = c.tangent && grad && !ctx->quiet;
+    if (op->compose && (!op->cpu || c.f64 || dual)) return composed(ctx, &c, output);
+    bool tracked = c.tracked && grad && !ctx->no_grad;
+    if (tracked && c.severed) {
+        ad_raise_op(ctx, op, "an operand lost its history at the end of its scope, so no gradient "
+                    "would reach what made it; if that is meant, pass it through ad_stop_gradient");
+        return false;
+    }
+    ad_infer rule;
+    if (!infer(ctx, &c, &rule)) return false;
+    ad_tensor packed;
+    if (op->flags & AD_OP_VIEW && rule.view_offset < 0) { // no view of this layout exists
+        packed = ad_contiguous(ctx, input[0]);
+        if (!packed.slot) return false;
+        c.input = &packed;
+        ad_record_view(ad_record_at(ctx, packed.slot), &c.in[0]);
+        if (!infer(ctx, &c, &rule)) return false;
+    }
+    if (!allocate(ctx, &c, &rule)) return false;
+    if (!(op->flags & AD_OP_VIEW)
+        && !ad_run(ctx, op, inputs, c.in, c.outputs, c.out, attributes, rule.workspace,
+                   c.in_storage, c.out_storage)) {
+        ad_raise_op(ctx, op, "the kernel could not be run");
+        return false;
+    }
+    if (!note_work(ctx, &c, &rule)) return false;
+    if ((tracked || ctx->force_record)
+        && !ad_tape_record(ctx, op, inputs, c.input, c.outputs, c.slot, attributes,
+                           op->compose ? ~0u : rule.saved_inputs, rule.saved_outputs, tracked))
+        return false;
+    for (int i = 0; i < c.outputs; i++) output[i] = ad_handle(ctx, c.slot[i]);
+    return !dual || push_tangents(ctx, &c, output);
+}
+
+ad_tensor ad_apply1(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *input,
+                    const void *attributes) {
+    ad_tensor output[AD_OUTPUTS_MAX] = {{0}};
+    ad_apply(ctx, op, inputs, input, attributes, output);
+    return output[0];
+}
+
+bool ad_node_rerun(ad_context *ctx, ad_node *node) {
+    ad_operand *operand = ad_node_inputs(node);
+    ad_tensor input[AD_INPUTS_MAX];
+    call c = {.op = node->op, .inputs = node->inputs, .attributes = ad_node_attributes(node)};
+    for (int i = 0; i < node->inputs; i++) {
+        c.in[i].rank = -1, c.in[i].data = NULL, c.in_storage[i] = NULL;
+        input[i] = operand[i].slot ? ad_handle(ctx, operand[i].slot) : (ad_tensor){0};
+        if (!operand[i].slot) continue;
+        ad_record *record = ad_record_at(ctx, operand[i].slot);
+        if (!record->storage) {
+            ad_raise_op(ctx, node->op, "what it needs to be run again was given back");
+            return false;
+        }
+        if (record->storage->version != operand[i].version) {
+            ad_raise_op(ctx, node->op, "its operand %d was written after the checkpoint scope ran",
+                        i);
+            return false;
+        }
+        ad_record_view(record, &c.in[i]);
+        c.in_storage[i] = record->storage;
+    }
+    c.input = input;
+    ad_infer rule;
+    if (!infer(ctx, &c, &rule)) return false;
+    for (int i = 0; i < c.outputs; i++) {
+        ad_record *record = ad_record_at(ctx, ad_node_outputs(node)[i]);
+        if (node->op->flags & AD_OP_VIEW) {
+            if (!record->storage) record->storage = c.in_storage[0], record->storage->references++;
+        } else if (!record->storage && !ad_record_allocate(ctx, record)) {
+            return false;
+        }
+        record->flags &= (uint16_t)~AD_REC_RELEASED;
+        c.out[i].data = record->storage->data, c.out_storage[i] = record->storage;
+    }
+    return node->op->flags & AD_OP_VIEW
+        || ad_run(ctx, node->op, c.inputs, c.in, c.outputs, c.out, c.attributes, rule.workspace,
+                  c.in_storage, c.out_storage);
+}

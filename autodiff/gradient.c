@@ -1,0 +1,415 @@
+/* Reverse mode: walk the tape backwards, from cotangents of outputs to cotangents of inputs.
+ *
+ * First a forward sweep marks the nodes between the wanted tensors and y, so that nothing else is
+ * differentiated. Then each marked node, last to first, turns the cotangents of its outputs into
+ * those of its inputs by its operation's rule. There are three ways to run a rule: `vjp`, written
+ * in public operations and therefore differentiable again; `vjp_fused`, a kernel, for first order
+ * in narrow types; and, for a fused operation whose gradient is itself differentiated, the
+ * composition of public operations that it stands for, run again and walked by a nested sweep.
+ *
+ * Invariant: while recording is off, each pending cotangent owns its record, so that its bytes go
+ * back to the pool as soon as it has been used, and sums of cotangents are made in place. */
+#include "autodiff/core.h"
+
+#include <string.h>
+
+typedef struct sweep {
+    ad_context *ctx;
+    size_t first, last;       // nodes first ... last-1 are looked at
+    uint32_t depth;           // tag of this sweep's marks
+    unsigned flags;
+    bool accumulate;          // into the parameters' gradient buffers
+    bool own;                 // cotangents are ours to free: nothing is recorded
+    int n;
+    const ad_tensor *xs;
+    ad_tensor *dxs;           // accumulate: unused
+    uint8_t *reach;           // per node: it lies between xs and y
+    uint32_t *base;           // per node: index of its first output's cotangent
+    ad_tensor *pending;       // cotangents of node outputs
+} sweep;
+
+enum { MARK_BITS = 24 };
+
+static int wanted_index(const sweep *s, const ad_record *record) {
+    return record->mark >> MARK_BITS == s->depth ? (int)(record->mark & ((1u << MARK_BITS) - 1)) - 1
+                                                 : -1;
+}
+
+// The forward sweep: which nodes derive from xs.
+static size_t mark_nodes(sweep *s) {
+    ad_context *ctx = s->ctx;
+    size_t outputs = 0;
+    for (size_t i = s->first; i < s->last; i++) {
+        ad_node *node = ctx->nodes[i];
+        const ad_operand *operand = ad_node_inputs(node);
+        bool reach = false;
+        bool tracked = false;
+        for (int j = 0; j < node->outputs; j++)
+            tracked |= ad_record_at(ctx, ad_node_outputs(node)[j])->flags & AD_REC_TRACKED;
+        for (int j = 0; tracked && j < node->inputs && !reach; j++) {
+            if (!operand[j].slot) continue;
+            const ad_record *record = ad_record_at(ctx, operand[j].slot);
+            reach = wanted_index(s, record) >= 0
+                 || (record->flags & AD_REC_TRACKED && !(record->flags & AD_REC_LEAF)
+                     && record->node != AD_NO_NODE && record->node >= s->first
+                     && s->reach[record->node - s->first]);
+        }
+        s->reach[i - s->first] = reach;
+        s->base[i - s->first] = (uint32_t)outputs;
+        outputs += node->outputs;
+    }
+    return outputs;
+}
+
+// sum += term, taking over term's record when we own it.
+static void add_cotangent(sweep *s, ad_tensor *sum, ad_tensor term) {
+    ad_context *ctx = s->ctx;
+    if (!sum->slot) {
+        *sum = term;
+        return;
+    }
+    ad_record *total = ad_record_at(ctx, sum->slot);
+    if (s->own && !ctx->dual_count && total->storage->references == 1 && !total->layout
+        && !(total->flags & (AD_REC_PARAMETER | AD_REC_ON_TAPE)) && ad_type_bytes(total->type) > 2) {
+        // In place: the sum is nobody else's. Same bits as an addition into fresh memory.
+        ad_view view[2];
+        ad_storage *storage[2] = {total->storage, ad_record_at(ctx, term.slot)->storage};
+        ad_record_view(total, &view[0]);
+        ad_record_view(ad_record_at(ctx, term.slot), &view[1]);
+        ad_run(ctx, &ad_op_add, 2, view, 1, view, NULL, 0, storage, storage);
+        ad_record_free(ctx, term.slot);
+        return;
+    }
+    ad_tensor fresh = ad_add(ctx, *sum, term);
+    if (s->own && !ctx->dual_count) ad_free(ctx, *sum), ad_free(ctx, term);
+    *sum = fresh;
+}
+
+// Where a wanted or inner cotangent goes: a result, a gradient buffer, a pending cotangent.
+static void deliver(sweep *s, uint32_t slot, ad_tensor dx) {
+    ad_context *ctx = s->ctx;
+    const ad_record *record = ad_record_at(ctx, slot);
+    int index = wanted_index(s, record);
+    bool inner = !(record->flags & AD_REC_LEAF) && record->node != AD_NO_NODE
+              && record->node >= s->first && record->node < s->last
+              && s->reach[record->node - s->first];
+    if (index >= 0 && s->accumulate) {
+        ad_accumulate(ctx, ad_gradient(ctx, s->xs[index]), dx);
+        if (s->own && !ctx->dual_count) ad_free(ctx, dx);
+        return;
+    }
+    if (index >= 0) {
+        ad_tensor mine = inner && s->own ? ad_alias(ctx, dx) : dx;
+        add_cotangent(s, &s->dxs[index], mine);
+    }
+    if (inner) {
+        ad_node *node = ctx->nodes[record->node];
+        int output = 0;
+        while (ad_node_outputs(node)[output] != slot) output++;
+        add_cotangent(s, &s->pending[s->base[record->node - s->first] + (uint32_t)output], dx);
+    } else if (index < 0 && s->own && !ctx->dual_count) {
+        ad_free(ctx, dx);
+    }
+}
+
+// A rule may not read what was overwritten or given back.
+static bool check_saved(sweep *s, ad_node *node) {
+    ad_context *ctx = s->ctx;
+    const ad_operand *operand = ad_node_inputs(node);
+    bool missing = false;
+    for (int i = 0; i < node->inputs; i++) {
+        if (!operand[i].slot || !(node->saved_inputs >> i & 1)) continue;
+        const ad_record *record = ad_record_at(ctx, operand[i].slot);
+        missing |= !record->storage;
+        if (record->storage && record->storage->version != operand[i].version) {
+            ad_raise_op(ctx, node->op, "its operand %d%s%s was overwritten after operation %u of "
+                        "the forward pass had read it: take the gradient first, or make a copy", i,
+                        record->name ? ", " : "",
+                        record->name ? ctx->names[record->name - 1].name : "", node->ordinal);
+            return false;
+        }
+    }
+    for (int i = 0; i < node->outputs; i++)
+        if (node->saved_outputs >> i & 1)
+            missing |= !ad_record_at(ctx, ad_node_outputs(node)[i])->storage;
+    if (!missing) return true;
+    if (node->checkpoint) return ad_checkpoint_restore(ctx, node->checkpoint, s->last);
+    ad_raise_op(ctx, node->op, "what its rule needs was given back by an earlier backward pass: "
+                "pass AD_GRAD_KEEP to that one, or ad_grad without AD_GRAD_RELEASE");
+    return false;
+}
+
+// The rule of a fused operation by its composition: run it again on leaves, sweep over that.
+static void vjp_composed(sweep *s, ad_vjp *rule) {
+    ad_context *ctx = s->ctx;
+    bool record = s->flags & AD_GRAD_RECORD;
+    ad_tensor leaf[AD_INPUTS_MAX], output[AD_OUTPUTS_MAX] = {{0}}, want[AD_INPUTS_MAX];
+    ad_tensor dx[AD_INPUTS_MAX];
+    int no_grad = ctx->no_grad, n = 0;
+    size_t nodes = ctx->node_count;
+    ctx->no_grad = 0;
+    for (int i = 0; i < rule->inputs; i++) {
+        leaf[i] = rule->input[i];
+        if (!(rule->wanted >> i & 1)) continue;
+        leaf[i] = record ? ad_apply1(ctx, &ad_op_identity, 1, &rule->input[i], NULL)
+                         : ad_watch(ctx, rule->input[i]);
+        want[n++] = leaf[i];
+    }
+    ad_vjp given = *rule;
+    given.input = leaf;
+    rule->op->compose(ctx, &given, output);
+    ctx->no_grad = no_grad;
+    ad_grad_many(ctx, rule->outputs, output, rule->dy, n, want, dx, false, s->flags & AD_GRAD_RECORD);
+    if (!record) ctx->node_count = nodes;
+    n = 0;
+    for (int i = 0; i < rule->inputs; i++)
+        if (rule->wanted >> i & 1) rule->dx[i] = dx[n++];
+}
+
+static void run_rule(sweep *s, ad_vjp *rule) {
+    ad_context *ctx = s->ctx;
+    const ad_op *op = rule->op;
+    bool plain = !(s->flags & AD_GRAD_RECORD);
+    for (int i = 0; i < rule->inputs && plain; i++)
+        if (rule->input[i].slot) {
+            const ad_record *record = ad_record_at(ctx, rule->input[i].slot);
+            plain = record->type != AD_F64 && !record->tangent;
+        }
+    for (int i = 0; i < rule->outputs && plain; i++)
+        if (rule->dy[i].slot) plain = !ad_record_at(ctx, rule->dy[i].slot)->tangent;
+    if (op->vjp_fused && plain) op->vjp_fused(rule);
+    else if (op->compose) vjp_composed(s, rule);
+    else if (op->vjp) op->vjp(rule);
+    else ad_raise_op(ctx, op, "it has no gradient rule (vjp)");
+}
+
+// Takes a rule's result over: same shape as the operand, and a record that is ours alone.
+static bool adopt(sweep *s, ad_vjp *rule, int i, size_t mark) {
+    ad_context *ctx = s->ctx;
+    const ad_record *dx = ad_record_of(ctx, rule->dx[i], rule->op->name);
+    if (!dx) return false;
+    const ad_record *x = ad_record_at(ctx, rule->input[i].slot);
+    bool same = dx->rank == x->rank && !memcmp(dx->size, x->size, sizeof(uint32_t) * x->rank);
+    if (!same) {
+        ad_view a, b;
+        char given[160], expected[160];
+        ad_record_view(dx, &a), ad_record_view(x, &b);
+        ad_view_text(&a, given, sizeof given), ad_view_text(&b, expected, sizeof expected);
+        ad_raise_op(ctx, rule->op, "its vjp gave %s for operand %d of %s", given, i, expected);
+        return false;
+    }
+    if (!s->own) return true;
+    // Made by this rule and not handed out before? Then it is ours; else share its bytes.
+    bool fresh = false;
+    for (size_t j = mark; j < ctx->owned_count && !fresh; j++)
+        fresh = ctx->owned[j].slot == rule->dx[i].slot
+             && ctx->owned[j].generation == rule->dx[i].generation;
+    for (int j = 0; j < i; j++) fresh = fresh && rule->dx[j].slot != rule->dx[i].slot;
+    if (!fresh) rule->dx[i] = ad_alias(ctx, rule->dx[i]);
+    return rule->dx[i].slot;
+}
+
+// Ends what a rule made on the way, all but its results.
+static void end_temporaries(sweep *s, const ad_vjp *rule, size_t mark) {
+    ad_context *ctx = s->ctx;
+    if (!s->own || ctx->dual_count) return;
+    size_t left = mark;
+    for (size_t j = mark; j < ctx->owned_count; j++) {
+        ad_owned owned = ctx->owned[j];
+        ad_record *record = ad_record_at(ctx, owned.slot);
+        if (record->generation != owned.generation) continue;
+        bool result = record->flags & AD_REC_KEPT;
+        for (int i = 0; i < rule->inputs && !result; i++) result = rule->dx[i].slot == owned.slot;
+        if (result) ctx->owned[left++] = owned;
+        else ad_record_free(ctx, owned.slot);
+    }
+    ctx->owned_count = left;
+}
+
+static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
+    ad_context *ctx = s->ctx;
+    if (!check_saved(s, node)) return false;
+    ad_tensor input[AD_INPUTS_MAX], output[AD_OUTPUTS_MAX], dx[AD_INPUTS_MAX] = {{0}};
+    ad_tensor target[AD_INPUTS_MAX] = {{0}};
+    ad_vjp rule = {.ctx = ctx, .op = node->op, .attributes = ad_node_attributes(node),
+                   .inputs = node->inputs, .outputs = node->outputs, .input = input,
+                   .output = output, .dy = dy, .dx = dx, .target = target};
+    for (int i = 0; i < node->inputs; i++) {
+        uint32_t slot = ad_node_inputs(node)[i].slot;
+        input[i] = slot ? ad_handle(ctx, slot) : (ad_tensor){0};
+        if (!slot) continue;
+        const ad_record *record = ad_record_at(ctx, slot);
+        int index = wanted_index(s, record);
+        bool inner = record->flags & AD_REC_TRACKED && !(record->flags & AD_REC_LEAF)
+                  && record->node != AD_NO_NODE && record->node >= s->first
+                  && s->reach[record->node - s->first];
+        if (index < 0 && !inner) continue;
+        rule.wanted |= 1u << i;
+        if (s->accumulate && index >= 0) target[i] = ad_gradient(ctx, s->xs[index]);
+    }
+    for (int i = 0; i < node->outputs; i++) output[i] = ad_handle(ctx, ad_node_outputs(node)[i]);
+    size_t mark = ctx->owned_count;
+    // Rules may read operands whose handles the user has ended.
+    uint16_t closed[AD_INPUTS_MAX + AD_OUTPUTS_MAX];
+    for (int i = 0; i < rule.inputs + rule.outputs; i++) {
+        ad_tensor x = i < rule.inputs ? input[i] : output[i - rule.inputs];
+        closed[i] = x.slot ? ad_record_at(ctx, x.slot)->flags & AD_REC_CLOSED : 0;
+        if (closed[i]) ad_record_at(ctx, x.slot)->flags &= (uint16_t)~AD_REC_CLOSED;
+    }
+    run_rule(s, &rule);
+    for (int i = 0; i < rule.inputs + rule.outputs; i++) {
+        ad_tensor x = i < rule.inputs ? input[i] : output[i - rule.inputs];
+        if (closed[i]) ad_record_at(ctx, x.slot)->flags |= AD_REC_CLOSED;
+    }
+    if (ctx->failed) return false;
+    for (int i = 0; i < rule.inputs; i++) {
+        if (!(rule.wanted >> i & 1) || rule.done >> i & 1) dx[i] = (ad_tensor){0};
+        if (dx[i].slot && !adopt(s, &rule, i, mark)) return false;
+    }
+    end_temporaries(s, &rule, mark);
+    for (int i = 0; i < rule.inputs && !ctx->failed; i++)
+        if (dx[i].slot) deliver(s, input[i].slot, dx[i]);
+    return !ctx->failed;
+}
+
+// After a node's rule ran: its pending cotangents, and its outputs' bytes where asked.
+static void let_go(sweep *s, ad_node *node, ad_tensor *dy, const ad_tensor *y, int ys) {
+    ad_context *ctx = s->ctx;
+    for (int i = 0; i < node->outputs; i++) {
+        if (s->own && !ctx->dual_count && dy[i].slot) ad_free(ctx, dy[i]);
+        dy[i] = (ad_tensor){0};
+        if (!(s->flags & AD_GRAD_RELEASE)) continue;
+        ad_record *record = ad_record_at(ctx, ad_node_outputs(node)[i]);
+        bool keep = record->flags & (AD_REC_KEPT | AD_REC_PARAMETER) || !record->storage
+                 || wanted_index(s, record) >= 0;
+        for (int j = 0; j < ys && !keep; j++) keep = y[j].slot == ad_node_outputs(node)[i];
+        if (!keep) ad_drop_bytes(ctx, record);
+    }
+}
+
+// The range of nodes between the oldest wanted tensor and the youngest y.
+static bool find_range(sweep *s, int ys, const ad_tensor *y) {
+    ad_context *ctx = s->ctx;
+    s->first = ctx->node_count, s->last = 0;
+    for (int i = 0; i < s->n; i++) {
+        const ad_record *record = ad_record_of(ctx, s->xs[i], "ad_grad");
+        if (!record) return false;
+        if (!(record->flags & AD_REC_TRACKED)) {
+            ad_raise(ctx, "ad_grad: tensor %d is neither a parameter nor watched nor derived from "
+                     "one (ad_watch)", i);
+            return false;
+        }
+        if (record->node < s->first) s->first = record->node;
+    }
+    for (int i = 0; i < ys; i++) {
+        if (!y[i].slot) continue;
+        const ad_record *record = ad_record_of(ctx, y[i], "ad_grad");
+        if (!record) return false;
+        if (record->node != AD_NO_NODE && !(record->flags & AD_REC_LEAF)
+            && record->node + 1 > s->last)
+            s->last = record->node + 1;
+    }
+    if (s->last < s->first) s->last = s->first;
+    return true;
+}
+
+bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *dy, int n,
+                  const ad_tensor *xs, ad_tensor *dxs, bool accumulate, unsigned flags) {
+    for (int i = 0; dxs && i < n; i++) dxs[i] = (ad_tensor){0};
+    if (!ad_ready(ctx)) return false;
+    sweep s = {.ctx = ctx, .depth = ctx->backward_depth + 1, .flags = flags,
+               .accumulate = accumulate, .own = !(flags & AD_GRAD_RECORD), .n = n, .xs = xs,
+               .dxs = dxs};
+    if (s.depth >= 1u << (32 - MARK_BITS) || n >= 1 << MARK_BITS) {
+        ad_raise(ctx, "ad_grad: nested too deeply, or too many tensors");
+        return false;
+    }
+    if (!find_range(&s, ys, y)) return false;
+    size_t count = s.last - s.first, outputs = 0;
+    for (size_t i = s.first; i < s.last; i++) outputs += ctx->nodes[i]->outputs;
+    size_t bytes = (outputs + 1) * sizeof(ad_tensor) + count * 5 + (size_t)n * 4 + 16;
+    char *memory = ad_host_allocate(ctx, bytes);
+    if (!memory) {
+        ad_raise(ctx, "ad_grad: out of memory: %zu bytes for the backward pass", bytes);
+        return false;
+    }
+    memset(memory, 0, bytes);
+    s.pending = (ad_tensor *)memory;
+    s.base = (uint32_t *)(s.pending + outputs + 1);
+    uint32_t *old_mark = s.base + count;
+    s.reach = (uint8_t *)(old_mark + n);
+    for (int i = 0; i < n; i++) {
+        ad_record *record = ad_record_at(ctx, xs[i].slot);
+        old_mark[i] = record->mark;
+        record->mark = s.depth << MARK_BITS | (uint32_t)(i + 1);
+    }
+    ctx->backward_depth++;
+    if (s.own) ctx->no_grad++;
+    mark_nodes(&s);
+
+    // Seed the cotangents of the ys, then walk back.
+    for (int i = 0; i < ys && !ctx->failed; i++) {
+        if (!y[i].slot || !dy[i].slot) continue;
+        ad_tensor seed = s.own ? ad_alias(ctx, dy[i]) : dy[i];
+        if (seed.slot) deliver(&s, y[i].slot, seed);
+    }
+    for (size_t i = s.last; i-- > s.first && !ctx->failed;) {
+        ad_node *node = ctx->nodes[i];
+        ad_tensor *cotangent = &s.pending[s.base[i - s.first]];
+        bool any = false;
+        for (int j = 0; j < node->outputs; j++) any |= cotangent[j].slot != 0;
+        if (s.reach[i - s.first] && any && !step_back(&s, node, cotangent)) break;
+        if (any) let_go(&s, node, cotangent, y, ys);
+    }
+    for (int i = n; i-- > 0;) ad_record_at(ctx, xs[i].slot)->mark = old_mark[i];
+    if (s.own) ctx->no_grad--;
+    ctx->backward_depth--;
+    ad_host_release(ctx, memory);
+    for (int i = 0; i < n && !accumulate && !ctx->failed; i++)
+        if (!dxs[i].slot) dxs[i] = ad_zeros_like(ctx, xs[i]);
+    return !ctx->failed;
+}
+
+// The cotangent of y: given, or 1 for a scalar.
+static bool seed_of(ad_context *ctx, ad_tensor y, ad_tensor *dy, const char *who) {
+    const ad_record *record = ad_record_of(ctx, y, who);
+    if (!record) return false;
+    if (!(record->flags & AD_REC_TRACKED)) {
+        ad_raise(ctx, "%s: y derives from no parameter and no watched tensor", who);
+        return false;
+    }
+    if (dy->slot) {
+        const ad_record *given = ad_record_of(ctx, *dy, who);
+        if (!given) return false;
+        ad_view a, b;
+        ad_record_view(record, &a), ad_record_view(given, &b);
+        if (ad_view_same_shape(&a, &b) && a.type == b.type) return true;
+        ad_raise(ctx, "%s: the cotangent has another shape or type than y", who);
+        return false;
+    }
+    if (ad_record_count(record) != 1) {
+        ad_raise(ctx, "%s: y has %lld elements: give a cotangent, or reduce it to a scalar", who,
+                 (long long)ad_record_count(record));
+        return false;
+    }
+    *dy = ad_full(ctx, (ad_type)record->type, ad_shape_of(ctx, y), 1.0);
+    return dy->slot;
+}
+
+bool ad_grad(ad_context *ctx, ad_tensor y, ad_tensor dy, int n, const ad_tensor *xs,
+             ad_tensor *dxs, unsigned flags) {
+    for (int i = 0; i < n; i++) dxs[i] = (ad_tensor){0};
+    if (!ad_ready(ctx) || !seed_of(ctx, y, &dy, "ad_grad")) return false;
+    return ad_grad_many(ctx, 1, &y, &dy, n, xs, dxs, false, flags);
+}
+
+bool ad_grad_add(ad_context *ctx, ad_tensor y, int n, const ad_tensor *parameters,
+                 unsigned flags) {
+    ad_tensor dy = {0};
+    if (!ad_ready(ctx) || !seed_of(ctx, y, &dy, "ad_grad_add")) return false;
+    for (int i = 0; i < n; i++) // made before the sweep, which must find their slots in place
+        if (!ad_gradient(ctx, parameters[i]).slot) return false;
+    if (!(flags & AD_GRAD_KEEP)) flags |= AD_GRAD_RELEASE;
+    return ad_grad_many(ctx, 1, &y, &dy, n, parameters, NULL, true,
+                        flags & ~(unsigned)AD_GRAD_RECORD);
+}

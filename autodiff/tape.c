@@ -1,0 +1,51 @@
+/* The tape: one node for each recorded operation, in the order they ran.
+ *
+ * A node is the operation, copies of its attributes, and the slots of what went in and out. That
+ * is enough to run its rules, and to run it again (checkpoints). Operands that are parameters or
+ * states carry the version they had, so that a backward pass can tell when one was overwritten. */
+#include "autodiff/core.h"
+
+#include <string.h>
+
+void *ad_node_attributes(ad_node *node) {
+    char *end = (char *)(ad_node_outputs(node) + node->outputs);
+    return (void *)(((uintptr_t)end + 7) & ~(uintptr_t)7);
+}
+
+bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *input,
+                    int outputs, const uint32_t *output, const void *attributes,
+                    uint32_t saved_inputs, uint32_t saved_outputs, bool tracked) {
+    size_t bytes = sizeof(ad_node) + (size_t)inputs * sizeof(ad_operand)
+                 + (size_t)outputs * sizeof(uint32_t) + op->attribute_bytes + 8;
+    if (!ad_host_grow(ctx, &ctx->nodes, &ctx->node_capacity, ctx->node_count + 1,
+                      sizeof *ctx->nodes))
+        return false;
+    ad_node *node = ad_arena_allocate(ctx, bytes);
+    if (!node) return false;
+    *node = (ad_node){.op = op, .inputs = (uint16_t)inputs, .outputs = (uint16_t)outputs,
+                      .saved_inputs = saved_inputs, .saved_outputs = (uint16_t)saved_outputs,
+                      .checkpoint = (uint16_t)ctx->checkpoint,
+                      .ordinal = ctx->scopes[ctx->scope_count - 1].ordinal};
+    bool rerun = ctx->force_record > 0;
+    for (int i = 0; i < inputs; i++) {
+        ad_operand *operand = &ad_node_inputs(node)[i];
+        *operand = (ad_operand){input[i].slot, 0};
+        if (!input[i].slot) continue;
+        ad_record *record = ad_record_at(ctx, input[i].slot);
+        operand->version = record->storage->version;
+        record->flags |= AD_REC_ON_TAPE;
+        if (saved_inputs >> i & 1 || rerun) record->flags |= AD_REC_SAVED;
+    }
+    for (int i = 0; i < outputs; i++) {
+        ad_record *record = ad_record_at(ctx, output[i]);
+        ad_node_outputs(node)[i] = output[i];
+        record->node = (uint32_t)ctx->node_count;
+        record->flags |= AD_REC_ON_TAPE;
+        bool real = record->type != AD_I32 && record->type != AD_U32;
+        if (tracked && real) record->flags |= AD_REC_TRACKED;
+        if (saved_outputs >> i & 1 || rerun) record->flags |= AD_REC_SAVED;
+    }
+    if (op->attribute_bytes) memcpy(ad_node_attributes(node), attributes, op->attribute_bytes);
+    ctx->nodes[ctx->node_count++] = node;
+    return true;
+}
