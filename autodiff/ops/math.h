@@ -16,7 +16,7 @@
  *
  * Largest errors, measured in tests/test_math.c over all exponents, in units in the last place:
  * exp, log and log1p 1, expm1, sin and cos 1.3 (for |x| <= 1e4), tanh 2.5, erf 2, sigmoid 2.3,
- * softplus 1.6, pow 2.6. A GPU adds what its division lacks (Vulkan allows 2.5 units).
+ * softplus 1.7, pow 2.6. A GPU adds what its division lacks (Vulkan allows 2.5 units).
  *
  * Beyond 1e4 sin and cos lose what the argument's own rounding has lost already: an absolute error
  * of about |x| 2^-24. Beyond 2^22 they are those of 2^22, and infinite arguments give NaN.
