@@ -10,6 +10,7 @@
  * Decoding writes frame i from iteration i alone, so the result does not depend on threads. */
 #include "render/load.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@ typedef struct frame_work {
     bool ignore_orientation;
     int64_t masked;         /* pixels its mask takes out */
     bool failed;
+    bool no_memory; /* no fault of the image: an error, whatever is tolerated */
     ad_message reason;
 } frame_work;
 
@@ -98,8 +100,9 @@ static bool probe_frame(render_frame *frame, frame_work *work, const render_tran
                         int downscale, ad_message *error) {
     bool turned;
     int *width = &work->width, *height = &work->height;
+    errno = 0;
     if (!render_image_probe(width, height, &turned, frame->path, &work->reason)) {
-        work->failed = true;
+        work->failed = true, work->no_memory = errno == ENOMEM;
         return true;
     }
 
@@ -222,9 +225,12 @@ static bool decode_frame(render_frame *frame, frame_work *work, int downscale) {
 static void decode_all(render_dataset *dataset, frame_work *work, int downscale, int threads) {
     (void)threads; /* used by the pragma alone */
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int i = 0; i < dataset->count; i++)
-        if (!work[i].failed && !decode_frame(&dataset->frames[i], &work[i], downscale))
-            work[i].failed = true;
+    for (int i = 0; i < dataset->count; i++) {
+        if (work[i].failed) continue;
+        errno = 0;
+        work[i].failed = !decode_frame(&dataset->frames[i], &work[i], downscale);
+        work[i].no_memory = work[i].failed && errno == ENOMEM;
+    }
 }
 
 /* ---- What is left ---- */
@@ -233,8 +239,10 @@ static void decode_all(render_dataset *dataset, frame_work *work, int downscale,
 static bool drop_failed(render_dataset *dataset, frame_work *work, double tolerance,
                         ad_message *error) {
     int failed = 0, first = -1, kept = 0;
-    for (int i = 0; i < dataset->count; i++)
+    for (int i = 0; i < dataset->count; i++) {
         if (work[i].failed && failed++ == 0) first = i;
+        if (work[i].no_memory) return ad_fail(error, "%s", work[i].reason.text);
+    }
     if (failed == 0) return true;
     dataset->undecoded = failed;
     if (failed > tolerance * dataset->count)

@@ -9,6 +9,7 @@
  * one of the setjmp points of this file, and what must survive the jump lives in `jpeg_reader`. */
 #include "render/load.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,9 +82,11 @@ static bool jpeg_fail(const jpeg_reader *reader, const char *name, ad_message *e
                    reader->failure);
 }
 
-/* EXIF tag 0x0112: 1 upright ... 8; 1 when absent or senseless. */
-static int exif_orientation(const jpeg_reader *reader) {
+/* EXIF tag 0x0112: 1 upright ... 8; 1 when absent or senseless. libexif leaves out what it finds
+ * no memory for, and only errno tells; jumps then. */
+static int exif_orientation(jpeg_reader *reader) {
     int orientation = 1;
+    errno = 0;
     for (jpeg_saved_marker_ptr m = reader->jpeg.marker_list; m; m = m->next) {
         if (m->data_length < 14 || memcmp(m->data, "Exif\0\0", 6) != 0) continue;
         ExifData *data = exif_data_new_from_data(m->data, m->data_length);
@@ -94,6 +97,10 @@ static int exif_orientation(const jpeg_reader *reader) {
             orientation = exif_get_short(entry->data, exif_data_get_byte_order(data));
         if (data) exif_data_unref(data);
         break;
+    }
+    if (errno == ENOMEM) {
+        snprintf(reader->failure, sizeof reader->failure, "out of memory");
+        longjmp(reader->jump, 1);
     }
     return orientation >= 1 && orientation <= 8 ? orientation : 1;
 }
@@ -152,6 +159,7 @@ bool render_jpeg_decode(render_image *image, const char *name, const uint8_t *by
      * one bit, and colour planes may be stored at a sixteenth of the pixels. */
     read_header(&reader, bytes, size);
     struct jpeg_decompress_struct *jpeg = &reader.jpeg;
+    int orientation = exif_orientation(&reader); /* now: later markers must not change it */
     int64_t width = jpeg->image_width, height = jpeg->image_height;
     if (!render_image_size_check(name, width, height, size, 1024, options->pixels_max, error))
         goto fail;
@@ -175,7 +183,7 @@ bool render_jpeg_decode(render_image *image, const char *name, const uint8_t *by
         jpeg_read_scanlines(jpeg, &row, 1);
     }
     jpeg_finish_decompress(jpeg);
-    if (!options->ignore_orientation && !orient(image, exif_orientation(&reader), name, error))
+    if (!options->ignore_orientation && !orient(image, orientation, name, error))
         goto fail;
     jpeg_destroy_decompress(jpeg);
     return true;
