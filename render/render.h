@@ -138,6 +138,76 @@ typedef struct render_scene {
 /* Chosen from cameras and images; every field may be overridden afterwards. */
 void render_scene_guess(render_scene *scene, const render_dataset *dataset);
 
+/* ---- outputs ----------------------------------------------------------------------------- */
+
+/* PNG files, 8 bits a channel: pixels (height, width, channels); channels 1 grey, 3 RGB, 4 RGBA.
+ * The same pixels give the same bytes. Files appear whole or not at all. free(*png). */
+bool render_png_write(const char *path, const uint8_t *pixels, int width, int height,
+                      int channels, ad_message *error);
+bool render_png_encode(uint8_t **png, size_t *count, const uint8_t *pixels, int width,
+                       int height, int channels, ad_message *error);
+/* NumPy .npy, f32: values (height, width), or with channels > 0 (height, width, channels). */
+bool render_npy_write(const char *path, const float *values, int height, int width, int channels,
+                      ad_message *error);
+
+/* Measures of 8-bit pictures, count = height x width x channels. */
+void render_round_u8(uint8_t *bytes, const float *values, size_t count); /* [0, 1]; NaN is 0 */
+/* dB of one image; a split's figure is the mean over its images. Equal images: infinity. */
+double render_psnr(const uint8_t *image, const uint8_t *target, size_t count);
+/* Gaussian 11 x 11, sigma 1.5, as scikit-image; pictures smaller than the window: NaN. */
+double render_ssim(const uint8_t *image, const uint8_t *target, int width, int height,
+                   int channels);
+
+/* Colours for people: rgb (count, 3). opacity (count) fades to white; NULL = opaque.
+ * Depth: near is red, far is blue; range NULL = from the depths' 1st to their 99th percentile.
+ * Normals: (x, y, z) from [-1, 1] to (r, g, b). Error: mean absolute difference of the
+ * channels, black for none, brightest at `brightest` of the full range (0 = 0.2). */
+void render_depth_range(float range[2], const float *depth, const float *opacity, size_t count);
+void render_colour_depth(uint8_t *rgb, const float *depth, const float *opacity, size_t count,
+                         const float *range);
+void render_colour_normal(uint8_t *rgb, const float *normal, const float *opacity, size_t count);
+void render_colour_error(uint8_t *rgb, const uint8_t *image, const uint8_t *target, size_t count,
+                         int channels, double brightest);
+
+/* The report of a run: one HTML file that needs nothing else. Every pointer may be NULL (the part
+ * is left out), strings may hold any bytes, nothing is kept after the call. */
+typedef struct render_curve {
+    const double *x, *y; /* (count); points that are not finite are gaps */
+    size_t count;
+} render_curve;
+
+typedef struct render_row {
+    const char *name, *value;
+} render_row;
+
+typedef struct render_report_view {
+    const char *name;
+    int width, height;
+    const uint8_t *target, *result; /* (height, width, 3) */
+    const uint8_t *depth, *normal;  /* (height, width, 3), already coloured */
+    double psnr, ssim;              /* NaN = not shown */
+} render_report_view;
+
+typedef struct render_report {
+    const char *title;            /* of the run */
+    const char *summary;          /* one line of result */
+    const char *protocol;         /* how it was measured: split, size, background */
+    const char *picture_name;     /* of the picture at the top */
+    const uint8_t *picture;       /* (picture_height, picture_width, 3) */
+    int picture_width, picture_height;
+    const render_row *highlights; /* a few large figures: "31.2 dB", "PSNR" as value, name */
+    size_t highlight_count;
+    const char *x_name;           /* what the curves' x counts; NULL = "step" */
+    render_curve loss, psnr, psnr_held_out;
+    const render_report_view *views;
+    size_t view_count;
+    const render_row *settings, *machine, *timings;
+    size_t setting_count, machine_count, timing_count;
+    const char *command; /* that reproduces or resumes it */
+} render_report;
+
+bool render_report_write(const render_report *report, const char *path, ad_message *error);
+
 /* ---- (further sections follow: field, trainer, evaluation, snapshot) ----------------------- */
 
 #ifdef __cplusplus
