@@ -440,7 +440,7 @@ typedef struct ad_sample {
     } input[AD_INPUTS_MAX];
     union {
         double align;
-        char bytes[192];
+        char bytes[512];
     } attributes;
 } ad_sample;
 

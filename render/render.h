@@ -208,7 +208,95 @@ typedef struct render_report {
 
 bool render_report_write(const render_report *report, const char *path, ad_message *error);
 
+/* ---- Operations of the radiance field ------------------------------------------------------ */
+/* Each is an operation on the tape, usable alone. Points lie in the unit cube that the scene box
+ * is scaled into, t and delta in its units. Samples are packed: rows of one capacity, ray after
+ * ray, near to far; offsets (rays + 1) u32 say where each ray's rows start, count () u32 how many
+ * rows are live. Rows past the count are dead: zero, with no gradient. */
+
+enum { RENDER_GRID_LEVELS_MAX = 16 };
+
+// Pictures and cameras on the device. A camera row holds 26 numbers: pose (3, 4) row-major in
+// unit-cube coordinates, fx, fy, cx, cy, k[4], p[2], model (0 opencv, 1 fisheye), width, height,
+// and one spare.
+enum { RENDER_CAMERA_NUMBERS = 26 };
+typedef struct render_domain {            // the scene box and its unit cube
+    double centre[3], scale;              // unit = (world - centre) scale + 1/2
+    double low[3], high[3];               // the box, in the unit cube
+    int cascades;                         // 1: one grid; n: the box is 2^(n-1) times the inner one
+} render_domain;
+
+// Random pixels: ids (rays, 2) u32, image and pixel (y width + x), of pixels whose mask allows.
+// A pure function of seed, step and ray; live () u32 or null.
+ad_tensor render_sample_pixels(ad_context *ctx, ad_tensor pixel_starts, int64_t rays);
+// pixels (total) u32 RGBA little-endian -> (rays, 4) in [0, 1]
+ad_tensor render_fetch_pixels(ad_context *ctx, ad_tensor pixels, ad_tensor pixel_starts,
+                              ad_tensor ids);
+// cameras (images, 26), increments (images, 6) se(3) twists applied on the left (or null)
+// -> origins (rays, 3), unit directions (rays, 3); differentiable in the increments.
+bool render_camera_rays(ad_context *ctx, ad_tensor cameras, ad_tensor increments, ad_tensor ids,
+                        ad_tensor *origins, ad_tensor *directions);
+// origin + t direction of each sample: (capacity, 3)
+ad_tensor render_points(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_tensor t,
+                        ad_tensor offsets);
+
+typedef struct render_march_options {
+    render_domain domain;
+    int resolution;        // cells of the occupancy grid along an axis; 0: 128
+    int steps;             // across the inner cube's diagonal; 0: 1024
+    double cone_angle;     // steps grow with distance; 0: none
+    double near_distance;  // in the unit cube
+    double depth_limit;    // stop where cells known to be dense add up to this optical depth; 0: off
+    int64_t capacity;      // samples
+    bool jitter;
+} render_march_options;
+typedef struct render_samples {
+    ad_tensor t, delta;    // (capacity)
+    ad_tensor offsets;     // (rays + 1) u32
+    ad_tensor count;       // () u32
+    ad_tensor rays;        // () u32: rays whose samples all fit; later ones have none
+} render_samples;
+// bits (cells / 32) u32, floor (cells) f32 least known density or null, live () u32 rays or null.
+// Sampling is a stop-gradient.
+bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_tensor bits,
+                  ad_tensor floor, ad_tensor live, const render_march_options *options,
+                  render_samples *samples);
+
+typedef struct render_grid_options {
+    int levels, features, log2_entries; // 0: 8, 4, 17
+    double n_min, n_max;                // 0: 16, 2048
+} render_grid_options;
+int64_t render_grid_entries(const render_grid_options *options); // rows of the table
+// points (n, 3), table (entries, features) -> (n, levels features)
+ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, ad_tensor count,
+                           const render_grid_options *options);
+// Real spherical harmonics of unit vectors, degree 1 ... 4 (n, degree^2), as tiny-cuda-nn orders
+ad_tensor render_spherical_harmonics(ad_context *ctx, ad_tensor directions, int degree);
+// (n, d) -> (n, d + 2 d levels): x, sin(2^l pi x), cos(2^l pi x) for l = 0 ... levels - 1
+ad_tensor render_positional_encoding(ad_context *ctx, ad_tensor x, int levels);
+// Rows of a (rows, a) beside those of each sample's ray b (rays, c): (rows, a + c)
+ad_tensor render_beside_ray(ad_context *ctx, ad_tensor a, ad_tensor b, ad_tensor offsets);
+// exp(x), its slope taken at min(x, 15): densities that cannot blow up (first column of h (n, c))
+ad_tensor render_density(ad_context *ctx, ad_tensor h);
+ad_tensor render_mask_rows(ad_context *ctx, ad_tensor x, ad_tensor count); // dead rows to zero
+
+typedef struct render_pixels {
+    ad_tensor colour;      // (rays, 3)
+    ad_tensor opacity;     // (rays)
+    ad_tensor depth;       // (rays): sum of weight x t, not divided by opacity
+    ad_tensor weight;      // (capacity)
+} render_pixels;
+// sigma (n), colour (n, 3), t (n), delta (n); a ray ends where its transmittance falls below stop
+bool render_composite(ad_context *ctx, ad_tensor sigma, ad_tensor colour, ad_tensor t,
+                      ad_tensor delta, ad_tensor offsets, double stop, render_pixels *pixels);
+// sum over pairs w_i w_j |m_i - m_j| + sum w_i^2 delta_i / 3 of each ray, (rays): Mip-NeRF 360, 15
+ad_tensor render_distortion(ad_context *ctx, ad_tensor weight, ad_tensor t, ad_tensor delta,
+                            ad_tensor offsets);
+
 /* ---- (further sections follow: field, trainer, evaluation, snapshot) ----------------------- */
+
+// The operations themselves, for a harness that walks them.
+extern const ad_op render_op_hash_grid, render_op_composite;
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,32 @@
+/* hash_grid.h: the levels of a multiresolution hash grid, shared by operation and kernels. */
+#ifndef ADJOINT_RENDER_HASH_GRID_H
+#define ADJOINT_RENDER_HASH_GRID_H
+
+#include "autodiff/autodiff.h"
+#include "render/render.h"
+
+enum { HASH_GRID_PRIME_Y = 2654435761u, HASH_GRID_PRIME_Z = 805459861u };
+
+typedef struct hash_grid_level {
+    float scale;          // cells along the unit cube, less one: position = x scale + 1/2
+    uint32_t resolution;  // vertices along an axis
+    uint32_t offset;      // of its first entry in the table
+    uint32_t size;        // entries; a power of two where hashed
+    uint32_t hashed;
+} hash_grid_level;
+
+typedef struct hash_grid_attributes {
+    int32_t levels, features;
+    uint32_t entries;     // of all levels
+    hash_grid_level level[RENDER_GRID_LEVELS_MAX];
+} hash_grid_attributes;
+
+// Kernels on rows [0, rows): y (n, levels * features); dtable is added to, dx is overwritten.
+void hash_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
+                       const float *x, const float *table, float *y);
+void hash_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
+                       const float *x, const float *dy, float *dtable);
+void hash_grid_points(const hash_grid_attributes *grid, int threads, int64_t rows,
+                      const float *x, const float *table, const float *dy, float *dx);
+
+#endif
