@@ -39,8 +39,8 @@ const warnings = [_][]const u8{ "-Wall", "-Wextra", "-Wshadow", "-Werror", "-Wno
 /// Contraction to fused multiply-adds and no errno: the kernels are written for both. Assertions
 /// guard the library's own promises and stay on in every build.
 const language = [_][]const u8{
-    "-std=c17",           "-ffp-contract=fast",                       "-fno-math-errno", "-UNDEBUG",
-    "-D_GNU_SOURCE",      "-DADJOINT_VERSION=\"" ++ version ++ "\"",
+    "-std=c17",      "-ffp-contract=fast",                      "-fno-math-errno", "-UNDEBUG",
+    "-D_GNU_SOURCE", "-DADJOINT_VERSION=\"" ++ version ++ "\"",
 };
 
 const system_libraries = [_][]const u8{ "libpng", "libjpeg", "libexif", "libcjson", "zlib" };
@@ -68,10 +68,10 @@ pub fn build(b: *std.Build) void {
     const run_step = b.step("run", "Run the program: zig build run -- ARGUMENTS");
     const test_step = b.step("test", "Run the tests, the examples and the check of the sources");
     const sanitize_step = b.step("test-sanitize", "The tests under gcc's ASan and UBSan");
-    const compile_step = b.step("test-compile", "Compile all that the tests run, and run nothing");
     const tidy_step = b.step("tidy", "Check sizes, includes and lists of the sources");
     const examples_step = b.step("examples", "Build the examples into zig-out/examples");
     const bench_step = b.step("bench", "Run the benchmarks one after the other (JSON lines)");
+    const bench_compiled = b.step("bench-compile", "Build the benchmarks into zig-out/bench");
     const scenes_step = b.step("scenes", "Build the scene generators into zig-out/scenes");
     build_step.dependOn(b.getInstallStep());
 
@@ -92,36 +92,40 @@ pub fn build(b: *std.Build) void {
     run_step.dependOn(&run.step);
 
     // The tests: one Criterion executable, which may call the commands' code as well.
-    const test_program = program(b, settings, library, "adjoint-tests", tests ++ without(cli, main_source));
+    const test_program = program(b, settings, library, "adjoint-tests", tests ++ comptime without(cli, main_source));
     test_program.root_module.linkSystemLibrary("criterion", .{});
     test_program.link_gc_sections = false; // Criterion finds the tests in a section nothing refers to
-    compile_step.dependOn(&test_program.step);
-    runInOrder(b, test_step, test_program);
+    const run_tests = runHere(b, test_step, b.addRunArtifact(test_program));
+    passArguments(b, run_tests);
 
     // The sources themselves, checked by a program of their own.
     const tidy = program(b, settings, library, "tidy", &.{"tests/tidy.c"});
-    runInOrder(b, tidy_step, tidy);
+    _ = runHere(b, tidy_step, b.addRunArtifact(tidy));
     test_step.dependOn(tidy_step);
 
     // Examples are tests too: each exits with 0 when its known answer came out.
-    inline for (examples) |source| {
+    for (examples) |source| {
         const example = program(b, settings, library, stem(source), &.{source});
         installInto(b, examples_step, example, "examples");
-        compile_step.dependOn(&example.step);
-        runInOrder(b, test_step, example);
+        const check = b.addSystemCommand(&.{ "sh", "-c", example_check, stem(source) });
+        check.addArtifactArg(example);
+        _ = runHere(b, test_step, check);
     }
-    inline for (bench) |source| {
-        const benchmark = program(b, settings, library, "bench-" ++ stem(source), &.{source});
-        installInto(b, bench_step, benchmark, "bench");
-        runInOrder(b, bench_step, benchmark);
+
+    // Benchmarks: all are compiled before the first one runs.
+    for (bench) |source| {
+        const benchmark = program(b, settings, library, stem(source), &.{source});
+        installInto(b, bench_compiled, benchmark, "bench");
+        const measure = runHere(b, bench_step, b.addRunArtifact(benchmark));
+        measure.step.dependOn(bench_compiled);
+        passArguments(b, measure);
     }
 
     // The generator of scenes/still_life, one program; run it by hand, its output is committed.
     installInto(b, scenes_step, program(b, settings, library, "still_life", scenes), "scenes");
 
     // Zig's clang has no AddressSanitizer runtime: the same sources once more with gcc.
-    const sanitized = sanitizedTests(b, settings);
-    sanitize_step.dependOn(&sanitized.step);
+    sanitizedTests(b, settings, sanitize_step);
 }
 
 /// The lines of a list, each with its folder in front; empty lines and # comments are left out.
@@ -150,8 +154,8 @@ fn without(comptime list: []const []const u8, comptime left_out: []const u8) []c
 }
 
 /// "bench/record.c" -> "record"
-fn stem(comptime path: []const u8) []const u8 {
-    return comptime std.fs.path.stem(path);
+fn stem(path: []const u8) []const u8 {
+    return std.fs.path.stem(path);
 }
 
 fn module(b: *std.Build, settings: Settings) *std.Build.Module {
@@ -163,7 +167,7 @@ fn module(b: *std.Build, settings: Settings) *std.Build.Module {
     });
 }
 
-fn addSources(b: *std.Build, compile: *Compile, settings: Settings, comptime files: []const []const u8) void {
+fn addSources(b: *std.Build, compile: *Compile, settings: Settings, files: []const []const u8) void {
     const optimised: []const []const u8 = if (settings.debug) &.{} else &.{"-O3"};
     const threads: []const []const u8 = if (settings.openmp) &.{"-fopenmp"} else &.{"-Wno-unknown-pragmas"};
     compile.root_module.addIncludePath(b.path("."));
@@ -183,8 +187,8 @@ fn program(
     b: *std.Build,
     settings: Settings,
     library: *Compile,
-    comptime name: []const u8,
-    comptime files: []const []const u8,
+    name: []const u8,
+    files: []const []const u8,
 ) *Compile {
     const exe = b.addExecutable(.{ .name = name, .root_module = module(b, settings) });
     addSources(b, exe, settings, files);
@@ -195,15 +199,16 @@ fn program(
     return exe;
 }
 
-/// Programs of one step run one at a time, from the root of the repository, seen on the terminal.
-fn runInOrder(b: *std.Build, step: *std.Build.Step, exe: *Compile) void {
-    const run = b.addRunArtifact(exe);
+const example_check =
+    \\if "$1"; then echo "example: $0 passed"; else echo "example: $0 failed"; exit 1; fi
+;
+
+/// Runs from the root of the repository, seen on the terminal, every time and one at a time.
+fn runHere(b: *std.Build, step: *std.Build.Step, run: *Run) *Run {
     run.setCwd(b.path("."));
     run.stdio = .inherit;
-    const before = step.dependencies.items;
-    if (before.len > 0) run.step.dependOn(before[before.len - 1]);
-    passArguments(b, run);
     step.dependOn(&run.step);
+    return run;
 }
 
 fn passArguments(b: *std.Build, run: *Run) void {
@@ -248,7 +253,7 @@ const pkg_config_text =
 ;
 
 /// Library and tests compiled file by file, so that a change costs one file; run at reduced sizes.
-fn sanitizedTests(b: *std.Build, settings: Settings) *Run {
+fn sanitizedTests(b: *std.Build, settings: Settings, step: *std.Build.Step) void {
     const checks = [_][]const u8{
         "-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
     };
@@ -257,24 +262,21 @@ fn sanitizedTests(b: *std.Build, settings: Settings) *Run {
     link.addArgs(&checks);
     link.addArg("-o");
     const executable = link.addOutputFileArg("adjoint-tests-sanitized");
-    inline for (library_sources ++ tests ++ comptime without(cli, main_source)) |source| {
+    for (library_sources ++ tests ++ comptime without(cli, main_source)) |source| {
         const compile = b.addSystemCommand(&.{ "gcc", "-c", threads });
         compile.addArgs(concat(b, &.{ &language, &.{ "-Wall", "-Wextra" }, &checks }));
         compile.addPrefixedDirectoryArg("-I", b.path("."));
         compile.addArg("-MD");
         compile.addArg("-MF");
-        _ = compile.addDepFileOutputArg(comptime stem(source) ++ ".d");
+        _ = compile.addDepFileOutputArg(b.fmt("{s}.d", .{stem(source)}));
         compile.addFileArg(b.path(source));
         compile.addArg("-o");
-        link.addFileArg(compile.addOutputFileArg(comptime stem(source) ++ ".o"));
+        link.addFileArg(compile.addOutputFileArg(b.fmt("{s}.o", .{stem(source)})));
     }
     link.addArgs(&.{ "-lcriterion", "-lpng", "-ljpeg", "-lexif", "-lcjson", "-lz", "-lm" });
 
     const run = std.Build.Step.Run.create(b, "run adjoint-tests under ASan and UBSan");
     run.addFileArg(executable);
-    run.setCwd(b.path("."));
-    run.stdio = .inherit;
     run.setEnvironmentVariable("ADJOINT_TEST_SIZE", "reduced");
-    passArguments(b, run);
-    return run;
+    passArguments(b, runHere(b, step, run));
 }
