@@ -1,0 +1,111 @@
+// Forward pass of the fused multilayer perceptron: blocks of 96 rows go through all layers.
+//
+// The result of a layer goes where the next one reads it: f32 straight into the saved activations
+// (or one of two scratch blocks when nothing is saved), bf16 side by side into scratch and, in the
+// same epilogue, as row pairs into the saved activations. Blocks are independent, so any thread
+// may take any block.
+
+#include "autodiff/cpu/mlp_tile.h"
+
+typedef struct forward_pass {
+    const ad_cpu_mlp *mlp;
+    const ad_cpu_mlp_forward_job *job;
+    int64_t x_stride, y_stride;
+    const uint32_t *packed[AD_CPU_MLP_LAYERS_MAX];
+    const float *bias[AD_CPU_MLP_LAYERS_MAX]; // padded, or NULL
+    uint32_t *saved[AD_CPU_MLP_LAYERS_MAX];   // by hidden layer, or NULL
+    uint32_t *scratch;
+    size_t block; // words of a scratch block
+} forward_pass;
+
+// Packs weights and biases at the start of the workspace; scratch is what follows.
+static void forward_prepare(forward_pass *pass) {
+    const ad_cpu_mlp *mlp = pass->mlp;
+    uint32_t *at = pass->job->workspace;
+    for (int l = 0; l < mlp->layers; l++) {
+        const size_t out = (size_t)mlp->width[l + 1], padded = (size_t)ad_mlp_padded((int)out);
+        ad_mlp_pack_forward(mlp, l, pass->job->weights[l], at);
+        pass->packed[l] = at;
+        at += ad_mlp_packed_words(mlp, l, false);
+        if (mlp->has_bias) {
+            memcpy(at, pass->job->biases[l], out * sizeof(float));
+            memset(at + out, 0, (padded - out) * sizeof(float));
+            pass->bias[l] = (const float *)at;
+        }
+        at += ad_mlp_aligned(4 * padded) / 4;
+        if (pass->job->saved && l + 1 < mlp->layers)
+            pass->saved[l] = (uint32_t *)pass->job->saved +
+                             ad_mlp_saved_offset(mlp, pass->job->rows, l);
+    }
+    pass->scratch = at;
+    pass->block = (size_t)AD_MLP_BLOCK * (size_t)ad_mlp_widest(mlp);
+}
+
+static void forward_block(const forward_pass *pass, int64_t first, int rows, uint32_t *scratch) {
+    const ad_cpu_mlp *mlp = pass->mlp;
+    const float *x = pass->job->x + first * pass->x_stride;
+    const uint32_t *input = (const uint32_t *)x; // of the layer, (rows, depth) words
+    int64_t input_stride = pass->x_stride;
+    if (mlp->bf16) {
+        uint32_t *halves = scratch + 2 * pass->block;
+        ad_mlp_round_rows(x, pass->x_stride, rows, mlp->width[0], (uint16_t *)halves, NULL);
+        input = halves;
+        input_stride = ad_mlp_padded(mlp->width[0]) / 2;
+    }
+    for (int l = 0; l < mlp->layers; l++) {
+        const int out = mlp->width[l + 1], padded = ad_mlp_padded(out);
+        const bool last = l + 1 == mlp->layers;
+        uint32_t *saved = pass->saved[l] ? pass->saved[l] + first / (mlp->bf16 ? 2 : 1) * padded
+                                         : NULL;
+        uint32_t *output = scratch + (size_t)(l % 2) * pass->block;
+        ad_mlp_product product = {
+            .rows = rows, .columns = out, .depth = ad_mlp_depth(mlp, mlp->width[l]),
+            .a = input, .a_stride = input_stride, .b = pass->packed[l], .bias = pass->bias[l],
+            .activation = last ? AD_CPU_IDENTITY : mlp->hidden_activation, .leak = mlp->leak};
+        if (last) {
+            product.c = pass->job->y + first * pass->y_stride;
+            product.c_stride = pass->y_stride;
+        } else if (mlp->bf16) {
+            product.halves = (uint16_t *)output;
+            product.pairs = saved;
+        } else {
+            // Padded columns are zero here, and stored as well: the weight gradient reads them.
+            if (saved) output = saved;
+            product.c = (float *)output;
+            product.c_stride = product.columns = padded;
+        }
+        ad_mlp_multiply(mlp->bf16, &product);
+        input = output;
+        input_stride = mlp->bf16 ? padded / 2 : padded;
+    }
+}
+
+void ad_cpu_mlp_forward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_forward_job *job) {
+    if (job->rows <= 0) return;
+    forward_pass pass = {.mlp = mlp, .job = job};
+    pass.x_stride = ad_mlp_stride(job->x_stride, mlp->width[0]);
+    pass.y_stride = ad_mlp_stride(job->y_stride, mlp->width[mlp->layers]);
+    forward_prepare(&pass);
+
+    threads = ad_mlp_threads((double)job->rows * ad_mlp_products(mlp), threads);
+    int64_t next = 0; // row of the next task; tasks go to whichever thread is free
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int t = 0; t < threads; t++) {
+        uint32_t *scratch = pass.scratch + (size_t)t * AD_MLP_SCRATCH_BLOCKS * pass.block;
+        for (;;) {
+            int64_t task;
+#pragma omp atomic capture
+            {
+                task = next;
+                next += AD_MLP_SPAN * AD_MLP_BLOCK;
+            }
+            if (task >= job->rows) break;
+            for (int b = 0; b < AD_MLP_SPAN; b++) {
+                int64_t first = task + b * AD_MLP_BLOCK, left = job->rows - first;
+                if (left <= 0) break;
+                forward_block(&pass, first, left < AD_MLP_BLOCK ? (int)left : AD_MLP_BLOCK,
+                              scratch);
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+// The products of the fused multilayer perceptron; see mlp_tile.h and tile.h.
+//
+// Each function below exists once for every tile shape, by inlining with constant sizes: first
+// the tile, then a column of tiles over all rows, then the choice of the column's width.
+
+#include "autodiff/cpu/mlp_tile.h"
+
+#include "autodiff/cpu/tile.h"
+
+// ---------------------------------------------------------------- forward, gradient of the input
+
+// Chain rule through the activation: the saved activation is positive where its argument was.
+AD_INLINE ad_f32v gated(ad_i32v positive, ad_f32v v, const ad_mlp_product *p) {
+    if (p->activation == AD_CPU_RELU) return (ad_f32v)((ad_i32v)v & positive);
+    return ad_f32v_select(positive, v, v * ad_f32v_set(p->leak));
+}
+
+AD_INLINE void layer_gate(const bool bf16, const int rows, const int vectors,
+                          const ad_mlp_product *p, int row, int column, ad_tile_sums sum) {
+    const int64_t stride = ad_mlp_padded(p->columns);
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            int64_t at = (row + r) / (bf16 ? 2 : 1) * stride + column + v * AD_LANES;
+            ad_i32v saved = (ad_i32v)ad_u32v_load(p->gate + at);
+            ad_i32v positive;
+            if (!bf16) positive = (ad_i32v)((ad_f32v)saved > 0.0f);
+            else if (r % 2) positive = (ad_i32v)(saved > 0xffff);
+            else positive = (ad_i32v)((ad_i32v)((ad_u32v)saved << 16) > 0);
+            sum[r][v] = gated(positive, sum[r][v], p);
+        }
+    }
+}
+
+AD_INLINE void layer_activate(const int rows, const int vectors, const ad_mlp_product *p,
+                              ad_tile_sums sum) {
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            ad_f32v z = sum[r][v], positive = ad_f32v_relu(z);
+            if (p->activation == AD_CPU_LEAKY_RELU)
+                positive = ad_f32v_select((ad_i32v)(z > 0.0f), z, z * ad_f32v_set(p->leak));
+            sum[r][v] = positive;
+        }
+    }
+}
+
+// The f32 result. Neither padded columns nor a padded last row leave the registers.
+AD_INLINE void layer_store(const int rows, const int vectors, const ad_mlp_product *p, int row,
+                           int column, ad_tile_sums sum) {
+    const int last = p->columns - column - (vectors - 1) * AD_LANES; // columns of the last vector
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        if (row + r >= p->rows) break;
+        float *to = p->c + (row + r) * p->c_stride + column;
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            if (v < vectors - 1 || last >= AD_LANES) ad_f32v_store(to + v * AD_LANES, sum[r][v]);
+            else ad_f32v_store_partial(to + v * AD_LANES, sum[r][v], last);
+        }
+    }
+}
+
+AD_INLINE void layer_tile(const bool bf16, const int rows, const int vectors,
+                          const ad_mlp_product *p, int row, int column) {
+    const int64_t padded = ad_mlp_padded(p->columns);
+    ad_tile_sums sum;
+    AD_UNROLL
+    for (int v = 0; v < vectors; v++) {
+        ad_f32v start = {0};
+        if (p->bias) start = ad_f32v_load(p->bias + column + v * AD_LANES);
+        AD_UNROLL
+        for (int r = 0; r < rows; r++) sum[r][v] = start;
+    }
+    ad_tile_multiply(bf16, false, rows, vectors, p->depth, p->a + row * p->a_stride, p->a_stride,
+                     p->b + column, padded, sum);
+    if (p->gate) layer_gate(bf16, rows, vectors, p, row, column, sum);
+    else if (p->activation != AD_CPU_IDENTITY) layer_activate(rows, vectors, p, sum);
+
+    if (p->c) layer_store(rows, vectors, p, row, column, sum);
+    if (!bf16) return;
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            int64_t at = (row + r) * padded + column + v * AD_LANES;
+            if (p->halves) ad_bf16v_store(p->halves + at, sum[r][v]);
+        }
+    }
+    AD_UNROLL
+    for (int r = 0; r + 1 < rows; r += 2) {
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            int64_t at = (row + r) / 2 * padded + column + v * AD_LANES;
+            if (p->pairs) ad_u32v_store(p->pairs + at, ad_bf16v_pair(sum[r][v], sum[r + 1][v]));
+        }
+    }
+}
+
+AD_INLINE void layer_column(const bool bf16, const int vectors, const ad_mlp_product *p,
+                            int column) {
+    const int most = ad_tile_rows(vectors);
+    const int rows = bf16 ? (p->rows + 1) / 2 * 2 : p->rows;
+    int row = 0;
+    for (; row + most <= rows; row += most) layer_tile(bf16, most, vectors, p, row, column);
+    for (; row + 4 <= rows; row += 4) layer_tile(bf16, 4, vectors, p, row, column);
+    for (; row + 2 <= rows; row += 2) layer_tile(bf16, 2, vectors, p, row, column);
+    if (!bf16 && row < rows) layer_tile(bf16, 1, vectors, p, row, column);
+}
+
+AD_INLINE void layer_columns(const bool bf16, const ad_mlp_product *p) {
+    const int padded = ad_mlp_padded(p->columns);
+    for (int column = 0, vectors; column < padded; column += vectors * AD_LANES) {
+        vectors = ad_tile_vectors((padded - column) / AD_LANES);
+        if (vectors == 1) layer_column(bf16, 1, p, column);
+        else if (vectors == 2) layer_column(bf16, 2, p, column);
+#if AD_VECTOR_REGISTERS >= 32
+        else if (vectors == 3) layer_column(bf16, 3, p, column);
+        else layer_column(bf16, 4, p, column);
+#endif
+    }
+}
+
+void ad_mlp_multiply(bool bf16, const ad_mlp_product *product) {
+    if (bf16) layer_columns(true, product);
+    else layer_columns(false, product);
+}
+
+// ---------------------------------------------------------------- gradient of the weights
+
+AD_INLINE void outer_tile(const bool bf16, const int rows, const int vectors, const ad_mlp_outer *p,
+                          int row, int column) {
+    float *to = p->sums + (int64_t)row * p->columns + column;
+    ad_tile_sums sum;
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++)
+            sum[r][v] = ad_f32v_load(to + (int64_t)r * p->columns + v * AD_LANES);
+    }
+    ad_tile_multiply(bf16, true, rows, vectors, p->depth, p->a + row, p->a_stride, p->b + column,
+                     p->b_stride, sum);
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++)
+            ad_f32v_store(to + (int64_t)r * p->columns + v * AD_LANES, sum[r][v]);
+    }
+}
+
+AD_INLINE void outer_column(const bool bf16, const int vectors, const ad_mlp_outer *p, int column) {
+    const int most = ad_tile_rows(vectors);
+    int row = 0;
+    for (; row + most <= p->rows; row += most) outer_tile(bf16, most, vectors, p, row, column);
+    for (; row + 4 <= p->rows; row += 4) outer_tile(bf16, 4, vectors, p, row, column);
+    for (; row + 2 <= p->rows; row += 2) outer_tile(bf16, 2, vectors, p, row, column);
+    if (row < p->rows) outer_tile(bf16, 1, vectors, p, row, column);
+}
+
+AD_INLINE void outer_columns(const bool bf16, const ad_mlp_outer *p) {
+    for (int column = 0, vectors; column < p->columns; column += vectors * AD_LANES) {
+        vectors = ad_tile_vectors((p->columns - column) / AD_LANES);
+        if (vectors == 1) outer_column(bf16, 1, p, column);
+        else if (vectors == 2) outer_column(bf16, 2, p, column);
+#if AD_VECTOR_REGISTERS >= 32
+        else if (vectors == 3) outer_column(bf16, 3, p, column);
+        else outer_column(bf16, 4, p, column);
+#endif
+    }
+}
+
+void ad_mlp_accumulate(bool bf16, const ad_mlp_outer *outer) {
+    if (bf16) outer_columns(true, outer);
+    else outer_columns(false, outer);
+}
