@@ -13,7 +13,7 @@
 #include "autodiff/file.h"
 #include "render/report.h"
 
-enum { PICTURE_SIDE_MAX = 560 };
+enum { PICTURE_SIDE_MAX = 640 };
 
 void render_report_escape(ad_text *html, const char *string) {
     size_t left = string ? strlen(string) : 0;
