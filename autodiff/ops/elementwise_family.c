@@ -1,0 +1,280 @@
+/* The elementwise family: all that its operations have in common.
+ *
+ * Operands broadcast as in NumPy: shapes are aligned at the right, and an axis of size 1, or one
+ * that is missing, is repeated. Three walks cover every layout. Small contiguous operands of one
+ * shape, the most common call, go straight to the body. Rows that are long enough go through the
+ * strided loop. Short rows, such as three colours plus an offset, are packed into blocks first.
+ * Results beyond the last level cache bypass it on their way to memory.
+ *
+ * Both derivative modes use one rule per operand (see elementwise.h): a gradient is the rule on the
+ * cotangent, summed over the axes along which the operand was repeated; a tangent is the sum of the
+ * rules on the operands' tangents. */
+#include "autodiff/ops/elementwise.h"
+#include "autodiff/cpu/stream.h"
+
+#include <string.h>
+
+enum {
+    BLOCK = 1024,                // elements computed in cache before they are streamed or after
+                                 // their operands were packed
+    SHORT_ROW = 48,              // elements; shorter rows are packed
+    STREAM_BYTES = 32 << 20,     // of the result: larger than most last level caches
+    SHARE_WORK = 1 << 17         // elements times FLOP: about 20 microseconds on one core
+};
+
+/* ---- shapes */
+
+static void mismatch(ad_infer *call, int i, const char *what) {
+    char first[160], other[160];
+    ad_view_text(&call->input[call->inputs - 1], first, sizeof first);
+    ad_view_text(&call->input[i], other, sizeof other);
+    ad_infer_fail(call, "operands of %s and %s: %s", other, first, what);
+}
+
+void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e) {
+    ad_view *y = call->output;
+    const ad_view *last = &call->input[call->inputs - 1]; // its type is that of the values
+    y->type = last->type, y->rank = last->rank;
+    memcpy(y->size, last->size, sizeof y->size);
+    bool narrow = y->type == AD_F16 || y->type == AD_BF16;
+    if (!e->body[narrow ? AD_F32 : y->type]) {
+        ad_infer_fail(call, "there is no such operation on %s", ad_type_name(y->type));
+        return;
+    }
+    for (int i = 0; i + 1 < call->inputs; i++) {
+        const ad_view *x = &call->input[i];
+        bool mask = e->takes_mask && i == 0;
+        if (x->type != (mask ? AD_U32 : last->type)) {
+            mismatch(call, i, mask ? "the mask must be u32" : "the types must agree (ad_cast)");
+            return;
+        }
+        // Widen the result's shape by this operand's.
+        int more = x->rank - y->rank;
+        if (more > 0) {
+            memmove(y->size + more, y->size, (size_t)y->rank * sizeof *y->size);
+            for (int axis = 0; axis < more; axis++) y->size[axis] = 1;
+            y->rank = x->rank;
+        }
+        for (int axis = 0; axis < x->rank; axis++) {
+            int64_t *size = &y->size[y->rank - x->rank + axis];
+            if (*size == 1) *size = x->size[axis];
+            else if (x->size[axis] != *size && x->size[axis] != 1) {
+                mismatch(call, i, "aligned at the right, sizes must be equal or 1");
+                return;
+            }
+        }
+    }
+    if (e->makes_mask) y->type = AD_U32;
+    call->saved_inputs = e->reads & 7u;
+    call->saved_outputs = e->reads & AD_READS_Y ? 1 : 0;
+}
+
+void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *flops,
+                         double *bytes) {
+    double count = (double)ad_view_count(call->output);
+    *flops = e->flops * count;
+    *bytes = count * (double)ad_type_bytes(call->output->type);
+    for (int i = 0; i < call->inputs; i++)
+        *bytes += (double)ad_view_count(&call->input[i]) * (double)ad_type_bytes(call->input[i].type);
+}
+
+/* ---- the walk */
+
+// Contiguous and of the result's shape.
+static bool dense(const ad_view *x, const ad_view *y) {
+    if (x->rank != y->rank) return false;
+    int64_t stride = 1;
+    for (int axis = x->rank - 1; axis >= 0; axis--) {
+        if (x->size[axis] != y->size[axis]) return false;
+        if (x->stride[axis] != stride && x->size[axis] != 1) return false;
+        stride *= x->size[axis];
+    }
+    return true;
+}
+
+typedef struct work {
+    ad_loop_body body;
+    const void *attributes;
+    const ad_loop *loop;
+    int operands;
+    int64_t element[AD_LOOP_OPERANDS]; // bytes
+    int64_t count;
+} work;
+
+// A piece whose result goes to memory past the cache, a block at a time.
+static void stream_piece(const void *user, int64_t n, char *const *data, const int64_t *stride) {
+    const work *w = user;
+    if ((uintptr_t)data[0] % AD_STREAM_ALIGN) {
+        w->body(w->attributes, n, data, stride);
+        return;
+    }
+    _Alignas(AD_STREAM_ALIGN) char block[BLOCK * sizeof(double)];
+    char *at[AD_LOOP_OPERANDS] = {block};
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t take = n - i < BLOCK ? n - i : BLOCK;
+        for (int k = 1; k < w->operands; k++) at[k] = data[k] + i * stride[k] * w->element[k];
+        w->body(w->attributes, take, at, stride);
+        ad_stream_copy(data[0] + i * w->element[0], block, (size_t)(take * w->element[0]));
+    }
+    ad_stream_end();
+}
+
+// Elements start ... start + n - 1 of a broadcast or strided operand, one behind another.
+static void pack(const ad_loop *loop, int k, int64_t start, int64_t n, char *to) {
+    int64_t index[AD_RANK_MAX], rest = start, at = 0;
+    for (int axis = loop->rank - 1; axis >= 0; axis--) {
+        index[axis] = rest % loop->size[axis], rest /= loop->size[axis];
+        at += index[axis] * loop->stride[k][axis];
+    }
+    int last = loop->rank - 1;
+    int64_t step = loop->stride[k][last];
+    for (int64_t i = 0; i < n;) {
+        int64_t run = loop->size[last] - index[last];
+        if (run > n - i) run = n - i;
+        if (loop->element[k] == 4) {
+            const uint32_t *from = (const uint32_t *)loop->data[k] + at;
+            uint32_t *out = (uint32_t *)to + i;
+            for (int64_t j = 0; j < run; j++) out[j] = from[j * step];
+        } else {
+            const uint64_t *from = (const uint64_t *)loop->data[k] + at;
+            uint64_t *out = (uint64_t *)to + i;
+            for (int64_t j = 0; j < run; j++) out[j] = from[j * step];
+        }
+        i += run, at += run * step, index[last] += run;
+        // Carry into the axes before.
+        for (int axis = last; axis > 0 && index[axis] == loop->size[axis]; axis--) {
+            at += loop->stride[k][axis - 1] - loop->size[axis] * loop->stride[k][axis];
+            index[axis] = 0, index[axis - 1]++;
+        }
+    }
+}
+
+// Short rows: blocks of the flat result, their operands packed unless they lie as the result does.
+static void run_packed(const work *w, int threads) {
+    const ad_loop *loop = w->loop;
+    bool flat[AD_LOOP_OPERANDS];
+    for (int k = 0; k < w->operands; k++) {
+        flat[k] = true;
+        for (int axis = 0; axis < loop->rank; axis++)
+            flat[k] &= loop->stride[k][axis] == loop->stride[0][axis];
+    }
+    int64_t blocks = (w->count + BLOCK - 1) / BLOCK;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t b = 0; b < blocks; b++) {
+        char packed[AD_LOOP_OPERANDS - 1][BLOCK * sizeof(double)];
+        char *data[AD_LOOP_OPERANDS];
+        const int64_t stride[AD_LOOP_OPERANDS] = {1, 1, 1, 1};
+        int64_t start = b * BLOCK, n = w->count - start < BLOCK ? w->count - start : BLOCK;
+        for (int k = 0; k < w->operands; k++) {
+            data[k] = loop->data[k] + start * w->element[k];
+            if (flat[k]) continue;
+            data[k] = packed[k - 1];
+            pack(loop, k, start, n, data[k]);
+        }
+        w->body(w->attributes, n, data, stride);
+    }
+}
+
+void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e) {
+    const ad_view *y = launch->output;
+    ad_loop_body body = e->body[launch->input[launch->inputs - 1].type];
+    int64_t count = ad_view_count(y);
+    const ad_view *views[AD_LOOP_OPERANDS] = {y};
+    char *data[AD_LOOP_OPERANDS] = {y->data};
+    bool all_dense = true;
+    for (int i = 0; i < launch->inputs; i++) {
+        views[i + 1] = &launch->input[i], data[i + 1] = launch->input[i].data;
+        all_dense = all_dense && dense(&launch->input[i], y);
+    }
+    if (all_dense && count <= AD_LOOP_PIECE) {
+        const int64_t stride[AD_LOOP_OPERANDS] = {1, 1, 1, 1};
+        if (count) body(launch->attributes, count, data, stride);
+        return;
+    }
+    ad_loop loop;
+    ad_loop_plan(&loop, y, launch->inputs + 1, views);
+    work w = {.body = body, .attributes = launch->attributes, .loop = &loop,
+              .operands = launch->inputs + 1, .count = count};
+    for (int k = 0; k < w.operands; k++) w.element[k] = loop.element[k];
+    int threads = (double)count * e->flops < SHARE_WORK ? 1 : launch->threads;
+    if (loop.row < SHORT_ROW && loop.rank > 1 && count) run_packed(&w, threads);
+    else if (count * w.element[0] > STREAM_BYTES) ad_loop_run(&loop, threads, stream_piece, &w);
+    else ad_loop_run(&loop, threads, body, launch->attributes);
+}
+
+/* ---- derivatives */
+
+ad_tensor ad_sum_to(ad_context *ctx, ad_tensor x, ad_shape shape) {
+    ad_shape have = ad_shape_of(ctx, x);
+    if (ad_failed(ctx)) return (ad_tensor){0};
+    int more = have.rank - shape.rank;
+    unsigned axes = 0;
+    bool good = more >= 0;
+    for (int axis = 0; axis < have.rank && good; axis++) {
+        int64_t want = axis < more ? 1 : shape.size[axis - more];
+        if (have.size[axis] != want || axis < more) axes |= AD_AXIS(axis);
+        good = have.size[axis] == want || want == 1;
+    }
+    if (!good) {
+        ad_raise(ctx, "ad_sum_to: the tensor is no broadcast of the shape asked for");
+        return (ad_tensor){0};
+    }
+    if (!axes) return x;
+    ad_tensor sum = ad_sum(ctx, x, axes, true);
+    return more ? ad_reshape(ctx, sum, shape) : sum;
+}
+
+void ad_elementwise_vjp(ad_vjp *call, const ad_elementwise *e) {
+    for (int i = 0; i < call->inputs; i++) {
+        if (!(call->wanted >> i & 1)) continue;
+        ad_tensor dx = e->rule(call->ctx, i, call->dy[0], call->input, call->output[0],
+                               call->attributes);
+        if (dx.slot) dx = ad_sum_to(call->ctx, dx, ad_shape_of(call->ctx, call->input[i]));
+        call->dx[i] = dx;
+    }
+}
+
+void ad_elementwise_jvp(ad_jvp *call, const ad_elementwise *e) {
+    ad_context *ctx = call->ctx;
+    ad_tensor dy = {0};
+    for (int i = 0; i < call->inputs; i++) {
+        if (!call->dx[i].slot) continue;
+        ad_tensor term = e->rule(ctx, i, call->dx[i], call->input, call->output[0],
+                                 call->attributes);
+        if (term.slot) dy = dy.slot ? ad_add(ctx, dy, term) : term;
+    }
+    if (!dy.slot || ad_failed(ctx)) return;
+    // An operand that was repeated has a smaller tangent.
+    ad_shape shape = ad_shape_of(ctx, call->output[0]), have = ad_shape_of(ctx, dy);
+    bool same = shape.rank == have.rank;
+    for (int axis = 0; axis < shape.rank && same; axis++)
+        same = shape.size[axis] == have.size[axis];
+    call->dy[0] = same ? dy : ad_broadcast(ctx, dy, shape);
+}
+
+/* ---- samples */
+
+bool ad_elementwise_sample(ad_sample *s, const ad_op *op, const ad_elementwise *e) {
+    int operands = op->inputs_min;
+    bool narrow = s->type == AD_F16 || s->type == AD_BF16;
+    if (s->variant > (operands > 1 ? 4 : 0)) return false;
+    if (!e->body[narrow ? AD_F32 : s->type]) return false;
+    s->inputs = operands;
+    for (int i = 0; i < operands; i++) {
+        s->input[i].type = s->type, s->input[i].shape = s->shape;
+        s->input[i].low = e->low[i], s->input[i].high = e->high[i], s->input[i].kink = e->kink;
+    }
+    if (e->takes_mask) {
+        s->input[0].type = AD_U32, s->input[0].low = 0, s->input[0].high = 1;
+        s->input[0].kink = 0, s->input[0].constant = true;
+    }
+    memcpy(s->attributes.bytes, e->attributes, sizeof e->attributes);
+    ad_shape *left = &s->input[0].shape, *right = &s->input[operands - 1].shape;
+    int rank = s->shape.rank;
+    if (s->variant == 1) right->rank = 0;
+    if (s->variant == 2 && rank) right->rank = 1, right->size[0] = s->shape.size[rank - 1];
+    if (s->variant == 3 && rank) left->size[0] = 1, right->size[rank - 1] = 1;
+    if (s->variant == 4) left->rank = 0;
+    return true;
+}
