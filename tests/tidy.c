@@ -6,7 +6,8 @@
  *                   white space, no note to a later self; C opens with a comment, its story
  *   every function  at most 100 lines (aim 70)
  *   includes        one way: autodiff <- render, graph <- cli; a foreign library's header in one
- *                   .c file (or load_x.c and load_x_part.c); vulkan.h in autodiff/vulkan, intrinsics in autodiff/cpu, omp.h nowhere
+ *                   .c file (load_x.c and load_x_part.c count as one); vulkan.h in
+ *                   autodiff/vulkan, intrinsics in autodiff/cpu, omp.h nowhere
  *   the library     neither prints nor ends the process
  *   every .c        is in a list that build.zig reads, and every shader has the .c it repeats
  *

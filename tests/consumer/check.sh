@@ -27,6 +27,17 @@ build_and_run() { # NAME COMPILER ARGUMENTS...
 status=0
 build_and_run "a C17 program" gcc -std=c17 consumer.c
 build_and_run "a C++17 program" g++ -std=c++17 consumer.cpp
+
+# Every name the archive adds to somebody's program has a prefix; W and __: helpers of the compiler.
+foreign=$(nm -g --defined-only "$prefix/lib/libadjoint.a" 2>/dev/null |
+    awk 'NF == 3 && $2 ~ /^[A-Z]$/ && $2 != "W" && $3 !~ /^(ad_|render_|graph_|__)/ { print $3 }')
+if [ -n "$foreign" ]; then
+    echo "consumer: names without ad_ or render_ in libadjoint.a:" $foreign
+    echo "consumer: the archive's names failed"
+    status=1
+else
+    echo "consumer: the archive's names passed"
+fi
 "$prefix/bin/adjoint" --version >version
 grep -q '^adjoint [0-9]' version || { echo "consumer: adjoint --version says nothing"; status=1; }
 exit $status
