@@ -478,6 +478,7 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
 ad_tensor ad_apply1(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *input,
                     const void *attributes);               // for one output
 void ad_infer_fail(ad_infer *call, const char *format, ...); // the sentence after "matmul: "
+bool ad_is_tracked(ad_context *ctx, ad_tensor x); // an operation on x would be recorded
 ad_tensor ad_sum_to(ad_context *ctx, ad_tensor x, ad_shape shape); // undoes a broadcast
 int64_t ad_view_count(const ad_view *view);
 bool ad_view_present(const ad_view *view);

@@ -20,6 +20,11 @@ const char *ad_type_name(ad_type type) {
 
 bool ad_is_null(ad_tensor x) { return x.slot == 0; }
 
+bool ad_is_tracked(ad_context *ctx, ad_tensor x) {
+    if (!ad_ready(ctx) || !x.slot || x.context != ctx || x.slot >= ctx->slots_used) return false;
+    return ad_record_at(ctx, x.slot)->flags & AD_REC_TRACKED && !ctx->no_grad;
+}
+
 ad_record *ad_record_at(const ad_context *ctx, uint32_t slot) {
     return &ctx->chunks[slot / AD_RECORDS_PER_CHUNK][slot % AD_RECORDS_PER_CHUNK];
 }

@@ -262,6 +262,17 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
                   ad_tensor floor, ad_tensor live, const render_march_options *options,
                   render_samples *samples);
 
+// The occupancy grid's states: value (cells) f32, floor (cells) f32, bits (words) u32.
+int64_t render_occupancy_cells(int cascades, int resolution);
+int64_t render_occupancy_words(int cascades, int resolution);
+// Cells (n) u32, the first `uniform` anywhere, the rest among the occupied, and a random point in
+// each (n, 3); the field's densities there (n) then update the states. step: the least step.
+bool render_occupancy_draw(ad_context *ctx, ad_tensor bits, int cascades, int resolution,
+                           int64_t uniform, int64_t occupied, ad_tensor *cells, ad_tensor *points);
+void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor floor, ad_tensor bits,
+                             ad_tensor cells, ad_tensor densities, int cascades, int resolution,
+                             double step);
+
 typedef struct render_grid_options {
     int levels, features, log2_entries; // 0: 8, 4, 17
     double n_min, n_max;                // 0: 16, 2048
@@ -296,7 +307,7 @@ ad_tensor render_distortion(ad_context *ctx, ad_tensor weight, ad_tensor t, ad_t
 /* ---- (further sections follow: field, trainer, evaluation, snapshot) ----------------------- */
 
 // The operations themselves, for a harness that walks them.
-extern const ad_op render_op_hash_grid, render_op_composite;
+extern const ad_op render_op_hash_grid, render_op_composite, render_op_march;
 
 #ifdef __cplusplus
 }

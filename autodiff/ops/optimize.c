@@ -1,0 +1,239 @@
+/* The kernels of optimisers: they write parameters, moments and gradients in place.
+ *
+ * Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; decoupled
+ * decay: Loshchilov and Hutter, 2019. The sparse form (Muller et al. 2022, section 4) leaves an
+ * entry whose gradient is exactly zero alone, moments too, and counts each entry's own steps for
+ * the bias correction: a hash table's rarely touched entries then neither drift nor take
+ * timid first steps. Every kernel leaves the gradient zero.
+ *
+ * `gate` serves loss scaling: gradients are multiplied by it, and where it is 0 (an overflow was
+ * seen) the step is skipped. */
+#include "autodiff/ops/optimize.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { PIECE = 16, TABLE = 4096 };
+
+static bool gate_open(const ad_view *gate, float *factor) {
+    *factor = 1;
+    if (ad_view_present(gate)) *factor = *(const float *)gate->data;
+    return *factor != 0;
+}
+
+static void step_infer(ad_infer *call) {
+    for (int i = 1; i < 4 && i < call->inputs; i++)
+        if (ad_view_present(&call->input[i])
+            && !ad_view_same_shape(&call->input[0], &call->input[i]))
+            ad_infer_fail(call, "parameter, gradient and moments have one shape");
+    call->workspace = 2 * (TABLE + 1) * sizeof(float);
+    call->saved_inputs = 0;
+}
+
+/* ---- SGD: parameter, gradient, momentum or null, rate, gate */
+
+static void sgd_cpu(const ad_launch *launch) {
+    const ad_sgd_options *o = launch->attributes;
+    const ad_view *in = launch->input;
+    int64_t n = ad_view_count(&in[0]);
+    float rate = *(const float *)in[3].data, factor;
+    bool open = gate_open(&in[4], &factor);
+    float decay = (float)o->weight_decay, momentum = (float)o->momentum;
+    if (!open) {
+        memset(in[1].data, 0, (size_t)n * ad_type_bytes(in[1].type));
+        return;
+    }
+    if (in[0].type == AD_F64) {
+        double *p = in[0].data, *g = in[1].data, *v = in[2].data;
+        for (int64_t i = 0; i < n; i++) {
+            double slope = g[i] * factor + o->weight_decay * p[i];
+            if (v) slope = v[i] = o->momentum * v[i] + slope;
+            p[i] -= rate * slope, g[i] = 0;
+        }
+        return;
+    }
+    float *p = in[0].data, *g = in[1].data, *v = in[2].data;
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 65536)
+    for (int64_t i = 0; i < n; i++) {
+        float slope = g[i] * factor + decay * p[i];
+        if (v) slope = v[i] = momentum * v[i] + slope;
+        p[i] -= rate * slope, g[i] = 0;
+    }
+}
+
+/* ---- Adam: parameter, gradient, m, v, steps, rate, gate */
+
+// Entry t is the step's factor sqrt(1 - beta2^t) / (1 - beta1^t); beyond the table it is 1 to
+// f32's last digit or the last entry. roots: sqrt(1 - beta2^t). Entry 0 is not used.
+static void corrections(const ad_adam_options *o, float *table, float *roots) {
+    double b1 = 1, b2 = 1;
+    for (int t = 1; t <= TABLE; t++) {
+        b1 *= o->beta1, b2 *= o->beta2;
+        roots[t] = (float)sqrt(1 - b2);
+        table[t] = (float)(sqrt(1 - b2) / (1 - b1));
+    }
+}
+
+// One step of n <= PIECE entries; t: their step numbers' corrections.
+static void adam_piece(const ad_adam_options *o, int n, float rate, float factor,
+                       const float *correction, const float *root, float *p, float *g, float *m,
+                       float *v) {
+    float b1 = (float)o->beta1, b2 = (float)o->beta2, eps = (float)o->epsilon;
+    float decay = (float)o->weight_decay, l2 = o->decoupled ? 0 : decay;
+    float shrink = o->decoupled ? 1 - rate * decay : 1;
+    for (int i = 0; i < n; i++) {
+        bool touched = !o->sparse || g[i] != 0;
+        float slope = g[i] * factor + l2 * p[i];
+        float mean = b1 * m[i] + (1 - b1) * slope, square = b2 * v[i] + (1 - b2) * slope * slope;
+        // mhat / (sqrt(vhat) + eps) = correction m / (sqrt(v) + eps sqrt(1 - beta2^t))
+        float moved = shrink * p[i] - rate * correction[i] * mean / (sqrtf(square) + eps * root[i]);
+        m[i] = touched ? mean : m[i];
+        v[i] = touched ? square : v[i];
+        p[i] = touched ? moved : p[i];
+        g[i] = 0;
+    }
+}
+
+static void adam_sparse(const ad_launch *launch, const ad_adam_options *o, int64_t n, float rate,
+                        float factor) {
+    const ad_view *in = launch->input;
+    float *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
+    uint32_t *steps = in[4].data;
+    float *table = launch->workspace, *roots = table + TABLE + 1;
+    corrections(o, table, roots);
+#pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 256) if (n > 65536)
+    for (int64_t piece = 0; piece < (n + PIECE - 1) / PIECE; piece++) {
+        int64_t at = piece * PIECE;
+        int count = n - at < PIECE ? (int)(n - at) : PIECE;
+        uint32_t any = 0, bits[PIECE];
+        memcpy(bits, g + at, (size_t)count * 4);
+        for (int i = 0; i < count; i++) any |= bits[i] << 1; // -0 is 0
+        if (!any) continue;
+        float correction[PIECE], root[PIECE];
+        for (int i = 0; i < count; i++) {
+            uint32_t t = steps[at + i] += g[at + i] != 0;
+            t = t < 1 ? 1 : t > TABLE ? TABLE : t;
+            correction[i] = table[t];
+            root[i] = roots[t];
+        }
+        adam_piece(o, count, rate, factor, correction, root, p + at, g + at, m + at, v + at);
+    }
+}
+
+static void adam_cpu(const ad_launch *launch) {
+    const ad_adam_options *o = launch->attributes;
+    const ad_view *in = launch->input;
+    int64_t n = ad_view_count(&in[0]);
+    float rate = *(const float *)in[5].data, factor;
+    if (!gate_open(&in[6], &factor)) {
+        memset(in[1].data, 0, (size_t)n * ad_type_bytes(in[1].type));
+        return;
+    }
+    if (o->sparse) {
+        adam_sparse(launch, o, n, rate, factor);
+        return;
+    }
+    uint32_t t = ++*(uint32_t *)in[4].data;
+    double b1 = 1 - pow(o->beta1, t), b2 = 1 - pow(o->beta2, t);
+    if (in[0].type == AD_F64) {
+        double *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
+        for (int64_t i = 0; i < n; i++) {
+            double slope = g[i] * factor + (o->decoupled ? 0 : o->weight_decay * p[i]);
+            m[i] = o->beta1 * m[i] + (1 - o->beta1) * slope;
+            v[i] = o->beta2 * v[i] + (1 - o->beta2) * slope * slope;
+            if (o->decoupled) p[i] -= rate * o->weight_decay * p[i];
+            p[i] -= rate * (m[i] / b1) / (sqrt(v[i] / b2) + o->epsilon), g[i] = 0;
+        }
+        return;
+    }
+    float *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
+    float correction[PIECE], root[PIECE];
+    for (int i = 0; i < PIECE; i++) correction[i] = (float)(sqrt(b2) / b1), root[i] = (float)sqrt(b2);
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 65536)
+    for (int64_t piece = 0; piece < (n + PIECE - 1) / PIECE; piece++) {
+        int64_t at = piece * PIECE;
+        adam_piece(o, n - at < PIECE ? (int)(n - at) : PIECE, rate, factor, correction, root,
+                   p + at, g + at, m + at, v + at);
+    }
+}
+
+/* ---- averages, clipping, loss scale */
+
+static void ema_cpu(const ad_launch *launch) {
+    float *average = launch->input[0].data, decay = (float)*(const double *)launch->attributes;
+    const float *value = launch->input[1].data;
+    int64_t n = ad_view_count(&launch->input[0]);
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 65536)
+    for (int64_t i = 0; i < n; i++) average[i] += (1 - decay) * (value[i] - average[i]);
+}
+
+static void ema_infer(ad_infer *call) {
+    if (!ad_view_same_shape(&call->input[0], &call->input[1]) || call->input[0].type == AD_F64)
+        ad_infer_fail(call, "average and value are f32 of one shape");
+}
+
+// gradient, norm: the bits of the gradient do not change below the bound.
+static void clip_cpu(const ad_launch *launch) {
+    const ad_view *g = &launch->input[0], *norm = &launch->input[1];
+    double most = *(const double *)launch->attributes;
+    double length = norm->type == AD_F64 ? *(double *)norm->data : *(float *)norm->data;
+    double factor = most / (length + 1e-6);
+    int64_t n = ad_view_count(g);
+    if (!(factor < 1)) return;
+    for (int64_t i = 0; i < n; i++) {
+        if (g->type == AD_F64) ((double *)g->data)[i] *= factor;
+        else ((float *)g->data)[i] *= (float)factor;
+    }
+}
+
+static void any_infer(ad_infer *call) { call->saved_inputs = 0; }
+
+// gate, scale: the gate opens to 1 / scale.
+static void gate_begin_cpu(const ad_launch *launch) {
+    *(float *)launch->input[0].data = 1 / *(const float *)launch->input[1].data;
+}
+
+// gate, gradient: a number that is not finite closes the gate.
+static void gate_check_cpu(const ad_launch *launch) {
+    const ad_view *g = &launch->input[1];
+    int64_t n = ad_view_count(g), bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double value = g->type == AD_F64 ? ((double *)g->data)[i] : (double)((float *)g->data)[i];
+        bad += !isfinite(value);
+    }
+    if (bad) *(float *)launch->input[0].data = 0;
+}
+
+// scale (scale, good steps), gate: Micikevicius et al., "Mixed Precision Training", 2018.
+static void scale_update_cpu(const ad_launch *launch) {
+    float *scale = launch->input[0].data;
+    bool open = *(const float *)launch->input[1].data != 0;
+    if (!open) scale[0] *= 0.5f, scale[1] = 0;
+    else if (++scale[1] >= 2000) scale[0] *= 2, scale[1] = 0;
+}
+
+#define WRITER AD_OP_NO_GRADIENT | AD_OP_STATEFUL
+
+const ad_op ad_op_sgd = {
+    .name = "sgd", .inputs_min = 5, .inputs_max = 5, .optional = 1u << 2 | 1u << 4, .writes = 7,
+    .flags = WRITER, .attribute_bytes = sizeof(ad_sgd_options), .infer = step_infer,
+    .cpu = sgd_cpu};
+const ad_op ad_op_adam = {
+    .name = "adam", .inputs_min = 7, .inputs_max = 7, .optional = 1u << 6, .writes = 31,
+    .flags = WRITER, .attribute_bytes = sizeof(ad_adam_options), .infer = step_infer,
+    .cpu = adam_cpu};
+const ad_op ad_op_ema = {
+    .name = "ema", .inputs_min = 2, .inputs_max = 2, .writes = 1, .flags = WRITER,
+    .attribute_bytes = sizeof(double), .infer = ema_infer, .cpu = ema_cpu};
+const ad_op ad_op_clip = {
+    .name = "clip_norm", .inputs_min = 2, .inputs_max = 2, .writes = 1, .flags = WRITER,
+    .attribute_bytes = sizeof(double), .infer = any_infer, .cpu = clip_cpu};
+const ad_op ad_op_gate_begin = {
+    .name = "loss_scale_gate", .inputs_min = 2, .inputs_max = 2, .writes = 1, .flags = WRITER,
+    .infer = any_infer, .cpu = gate_begin_cpu};
+const ad_op ad_op_gate_check = {
+    .name = "loss_scale_check", .inputs_min = 2, .inputs_max = 2, .writes = 1, .flags = WRITER,
+    .infer = any_infer, .cpu = gate_check_cpu};
+const ad_op ad_op_scale_update = {
+    .name = "loss_scale_update", .inputs_min = 2, .inputs_max = 2, .writes = 1, .flags = WRITER,
+    .infer = any_infer, .cpu = scale_update_cpu};

@@ -1,0 +1,270 @@
+/* Marching: rays to packed samples, skipping what the occupancy grid knows to be empty.
+ *
+ * Muller et al. 2022, appendix E.1. Samples lie at t_k = T(s_0 + k): T is linear with the least
+ * step near the camera, exponential (steps proportional to distance) where the cone angle says so,
+ * linear again with the largest step. So a sample is a number k, and the set of a ray's samples is
+ * a row of bits. The first pass marches every ray and leaves such rows; a prefix sum over their
+ * counts gives each ray its place in the packed arrays; the second pass writes t and delta there.
+ * A ray whose samples do not all fit has none, and so have the rays behind it: `rays` says how
+ * many are whole. No sample's place depends on the thread count. Sampling is a stop-gradient. */
+#include "render/render.h"
+
+#include "autodiff/ops/math.h"
+#include "autodiff/ops/random.h"
+#include "render/ops/occupancy.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { STEPS_MAX = 2048, ROW_WORDS = STEPS_MAX / 32 };
+
+typedef struct march_attributes {
+    float low[3], high[3];   // the box
+    float step_min, step_max, cone, near_distance, depth_limit;
+    int32_t cascades, resolution, jitter;
+    uint32_t ordinal;
+    uint64_t seed;
+    int64_t capacity;
+} march_attributes;
+
+enum { ORIGIN, DIRECTION, BITS, STEP, FLOOR, LIVE, INPUTS };
+enum { OUT_T, OUT_DELTA, OUT_OFFSETS, OUT_COUNT, OUT_RAYS, OUTPUTS };
+
+static void march_infer(ad_infer *call) {
+    const march_attributes *a = call->attributes;
+    const ad_view *in = call->input;
+    int64_t rays = in[ORIGIN].size[0];
+    if (in[ORIGIN].rank != 2 || in[ORIGIN].size[1] != 3
+        || !ad_view_same_shape(&in[ORIGIN], &in[DIRECTION]) || in[ORIGIN].type != AD_F32)
+        ad_infer_fail(call, "origins and directions are f32 (rays, 3)");
+    else if (ad_view_count(&in[BITS]) != occupancy_words(a->cascades, a->resolution))
+        ad_infer_fail(call, "the occupancy grid has %lld words, %lld expected",
+                      (long long)ad_view_count(&in[BITS]),
+                      (long long)occupancy_words(a->cascades, a->resolution));
+    else if (ad_view_present(&in[FLOOR])
+             && ad_view_count(&in[FLOOR]) != occupancy_cells(a->cascades, a->resolution))
+        ad_infer_fail(call, "the floor of densities has one number a cell");
+    ad_view *out = call->output;
+    out[OUT_T] = (ad_view){.type = AD_F32, .rank = 1, .size = {a->capacity}};
+    out[OUT_DELTA] = out[OUT_T];
+    out[OUT_OFFSETS] = (ad_view){.type = AD_U32, .rank = 1, .size = {rays + 1}};
+    out[OUT_COUNT] = out[OUT_RAYS] = (ad_view){.type = AD_U32};
+    call->workspace = (size_t)rays * (ROW_WORDS + 2) * 4;
+}
+
+/* ---- t as a function of the step number, and back */
+
+static float t_of(const march_attributes *a, float s) {
+    if (a->cone <= 0) return s * a->step_min;
+    float start = 1 / a->cone, t_start = a->step_min * start;
+    if (s < start) return s * a->step_min;
+    float growth = ad_math_log1p(a->cone), t_end = a->step_max / a->cone;
+    float end = start + ad_math_log(t_end / t_start) / growth;
+    if (s < end) return t_start * ad_math_exp((s - start) * growth);
+    return t_end + (s - end) * a->step_max;
+}
+
+static float s_of(const march_attributes *a, float t) {
+    if (a->cone <= 0) return t / a->step_min;
+    float start = 1 / a->cone, t_start = a->step_min * start;
+    if (t < t_start) return t / a->step_min;
+    float growth = ad_math_log1p(a->cone), t_end = a->step_max / a->cone;
+    if (t < t_end) return start + ad_math_log(t / t_start) / growth;
+    return start + ad_math_log(t_end / t_start) / growth + (t - t_end) / a->step_max;
+}
+
+static float delta_of(const march_attributes *a, float t) {
+    float step = t * a->cone;
+    return step < a->step_min ? a->step_min : step > a->step_max ? a->step_max : step;
+}
+
+/* ---- one ray */
+
+typedef struct ray {
+    float origin[3], direction[3], inverse[3];
+    float near, far, start; // start: s of sample 0
+} ray;
+
+// Where the ray is inside the box; false where it never is.
+static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t number) {
+    r->near = a->near_distance, r->far = 1e9f;
+    for (int axis = 0; axis < 3; axis++) {
+        float d = r->direction[axis];
+        if (fabsf(d) < 1e-9f) d = d < 0 ? -1e-9f : 1e-9f;
+        r->inverse[axis] = 1 / d;
+        float t0 = (a->low[axis] - r->origin[axis]) * r->inverse[axis];
+        float t1 = (a->high[axis] - r->origin[axis]) * r->inverse[axis];
+        float first = t0 < t1 ? t0 : t1, last = t0 < t1 ? t1 : t0;
+        if (first > r->near) r->near = first;
+        if (last < r->far) r->far = last;
+    }
+    if (!(r->near < r->far)) return false; // also for NaN
+    float shift = 0.5f;
+    if (a->jitter) {
+        ad_random_words words = ad_random_philox(number, 0, a->ordinal, step, (uint32_t)a->seed,
+                                                 (uint32_t)(a->seed >> 32));
+        shift = ad_random_uniform(words.x);
+    }
+    r->start = s_of(a, r->near) + shift;
+    return true;
+}
+
+// The smallest cascade whose cube holds the point and whose cells are no smaller than the step.
+static int cascade_of(const march_attributes *a, const float p[3], float delta) {
+    int cascade = 0;
+    float half = ldexpf(0.5f, 1 - a->cascades), cell = 2 * half / (float)a->resolution, far = 0;
+    for (int axis = 0; axis < 3; axis++) {
+        float d = fabsf(p[axis] - 0.5f);
+        if (d > far) far = d;
+    }
+    while (cascade + 1 < a->cascades && (far > half || delta > 2 * cell))
+        half *= 2, cell *= 2, cascade++;
+    return cascade;
+}
+
+// Marks the ray's samples in `row`; returns how many.
+static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_t *bits,
+                          const float *floor_density, uint32_t *row) {
+    int n = a->resolution;
+    int64_t block_base = (occupancy_cells(a->cascades, n) + 31) / 32 * 32;
+    uint32_t found = 0;
+    float depth = 0;
+    for (int k = 0; k < STEPS_MAX;) {
+        float t = t_of(a, r->start + (float)k);
+        if (!(t < r->far)) break;
+        float delta = delta_of(a, t), p[3], cell[3];
+        for (int axis = 0; axis < 3; axis++) p[axis] = r->origin[axis] + t * r->direction[axis];
+        int cascade = a->cascades == 1 ? 0 : cascade_of(a, p, delta);
+        float side = ldexpf(1, cascade + 1 - a->cascades), scale = (float)n / side;
+        int index[3];
+        for (int axis = 0; axis < 3; axis++) {
+            cell[axis] = (p[axis] - 0.5f + 0.5f * side) * scale;
+            int whole = (int)cell[axis];
+            index[axis] = whole < 0 ? 0 : whole >= n ? n - 1 : whole;
+        }
+        int64_t number = (((int64_t)cascade * n + index[2]) * n + index[1]) * n + index[0];
+        if (occupancy_bit(bits, number)) {
+            row[k >> 5] |= 1u << (k & 31);
+            found++, k++;
+            if (floor_density) {
+                depth += floor_density[number] * delta;
+                if (depth > a->depth_limit) break;
+            }
+            continue;
+        }
+        // Empty: to where the ray leaves the cell, or the whole block where that is empty too.
+        int m = n / OCCUPANCY_BLOCK, wide = 1;
+        int64_t block = (((int64_t)cascade * m + index[2] / OCCUPANCY_BLOCK) * m
+                         + index[1] / OCCUPANCY_BLOCK) * m + index[0] / OCCUPANCY_BLOCK;
+        if (!occupancy_bit(bits, block_base + block)) wide = OCCUPANCY_BLOCK;
+        float leave = 1e9f;
+        for (int axis = 0; axis < 3; axis++) {
+            int low = index[axis] / wide * wide;
+            float edge = (float)(r->inverse[axis] > 0 ? low + wide : low);
+            float away = (edge - cell[axis]) * r->inverse[axis] / scale;
+            if (away < leave) leave = away;
+        }
+        float next = s_of(a, t + (leave > 0 ? leave : 0)) - r->start;
+        int to = (int)next + 1;
+        k = to > k ? to : k + 1;
+    }
+    return found;
+}
+
+/* ---- all rays */
+
+static void march_cpu(const ad_launch *launch) {
+    const march_attributes *a = launch->attributes;
+    const ad_view *in = launch->input;
+    const float *origin = in[ORIGIN].data, *direction = in[DIRECTION].data;
+    const float *floor_density = ad_view_present(&in[FLOOR]) && a->depth_limit > 0
+                               ? in[FLOOR].data : NULL;
+    const uint32_t *bits = in[BITS].data;
+    uint32_t step = *(const uint32_t *)in[STEP].data;
+    int64_t rays = in[ORIGIN].size[0], live = rays;
+    if (ad_view_present(&in[LIVE])) live = *(const uint32_t *)in[LIVE].data;
+    if (live > rays) live = rays;
+    uint32_t *rows = launch->workspace, *counts = rows + rays * ROW_WORDS;
+    float *starts = (float *)(counts + rays);
+    float *t = launch->output[OUT_T].data, *delta = launch->output[OUT_DELTA].data;
+    uint32_t *offsets = launch->output[OUT_OFFSETS].data;
+
+#pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 64) if (live > 64)
+    for (int64_t i = 0; i < live; i++) {
+        ray r;
+        memcpy(r.origin, origin + 3 * i, sizeof r.origin);
+        memcpy(r.direction, direction + 3 * i, sizeof r.direction);
+        memset(rows + i * ROW_WORDS, 0, ROW_WORDS * 4);
+        counts[i] = 0;
+        if (!enter(a, &r, step, (uint32_t)i)) continue;
+        starts[i] = r.start;
+        counts[i] = march_ray(a, &r, bits, floor_density, rows + i * ROW_WORDS);
+    }
+    int64_t total = 0, whole = 0;
+    bool full = false;
+    for (int64_t i = 0; i < rays; i++) {
+        offsets[i] = (uint32_t)total;
+        full = full || i >= live || total + counts[i] > a->capacity;
+        if (!full) total += counts[i], whole++;
+    }
+    offsets[rays] = (uint32_t)total;
+    *(uint32_t *)launch->output[OUT_COUNT].data = (uint32_t)total;
+    *(uint32_t *)launch->output[OUT_RAYS].data = (uint32_t)whole;
+
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (whole > 256)
+    for (int64_t i = 0; i < whole; i++) {
+        int64_t at = offsets[i];
+        if (!counts[i]) continue;
+        for (int word = 0; word < ROW_WORDS; word++)
+            for (uint32_t left = rows[i * ROW_WORDS + word]; left; left &= left - 1) {
+                int k = word * 32 + __builtin_ctz(left);
+                t[at] = t_of(a, starts[i] + (float)k);
+                delta[at] = delta_of(a, t[at]);
+                at++;
+            }
+    }
+    memset(t + total, 0, (size_t)(a->capacity - total) * 4);
+    memset(delta + total, 0, (size_t)(a->capacity - total) * 4);
+}
+
+bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_tensor bits,
+                  ad_tensor floor, ad_tensor live, const render_march_options *options,
+                  render_samples *samples) {
+    march_attributes a;
+    memset(&a, 0, sizeof a);
+    const render_domain *domain = &options->domain;
+    a.cascades = domain->cascades > 0 ? domain->cascades : 1;
+    a.resolution = options->resolution ? options->resolution : 128;
+    int steps = options->steps ? options->steps : 1024;
+    for (int axis = 0; axis < 3; axis++) {
+        a.low[axis] = (float)domain->low[axis];
+        a.high[axis] = (float)domain->high[axis];
+    }
+    *samples = (render_samples){0};
+    if (a.cascades > 16 || a.resolution < 8 || a.resolution % 8 || a.resolution > 512 || steps < 1
+        || steps > 1024 || options->capacity < 1 || options->capacity > INT32_MAX) {
+        ad_raise(ctx, "march: 1 to 16 cascades of 8 to 512 cells (a multiple of 8), 1 to 1024 "
+                 "steps and a capacity of at least 1");
+        return false;
+    }
+    double inner = ldexp(1, 1 - a.cascades);
+    a.step_min = (float)(sqrt(3.0) / steps * inner);
+    a.step_max = (float)(sqrt(3.0) / a.resolution);
+    if (a.step_max < a.step_min) a.step_max = a.step_min;
+    a.cone = (float)options->cone_angle, a.near_distance = (float)options->near_distance;
+    a.depth_limit = (float)options->depth_limit, a.jitter = options->jitter;
+    a.capacity = options->capacity, a.seed = ad_seed(ctx);
+    a.ordinal = options->jitter ? ad_random_ordinal(ctx) : 0;
+    ad_tensor out[OUTPUTS];
+    bool good = ad_apply(ctx, &render_op_march, INPUTS,
+                         (ad_tensor[]){origins, directions, bits, ad_step_tensor(ctx), floor, live},
+                         &a, out);
+    *samples = (render_samples){out[OUT_T], out[OUT_DELTA], out[OUT_OFFSETS], out[OUT_COUNT],
+                                out[OUT_RAYS]};
+    return good;
+}
+
+const ad_op render_op_march = {
+    .name = "march", .inputs_min = INPUTS, .inputs_max = INPUTS, .outputs = OUTPUTS,
+    .optional = 1u << FLOOR | 1u << LIVE, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
+    .attribute_bytes = sizeof(march_attributes), .infer = march_infer, .cpu = march_cpu};

@@ -1,0 +1,195 @@
+/* The occupancy grid: which cells may hold something, learned from the field itself.
+ *
+ * Muller et al. 2022, appendix C.2. Every so many steps some cells, part uniform, part among the
+ * occupied, are asked for the density at a random point within. A cell's value is the largest seen,
+ * fading by a factor each update; its bit is set while the value exceeds the smaller of a threshold
+ * and the mean. Beside it a floor of the densities is kept: it falls at once and rises slowly, so
+ * that marching may stop where cells that were dense each time they were asked add up. */
+#include "render/render.h"
+
+#include "autodiff/ops/random.h"
+#include "render/ops/occupancy.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct cells_attributes {
+    int32_t cascades, resolution;
+    int64_t count, uniform;   // cells to draw; the first `uniform` of them anywhere
+    uint32_t ordinal;
+    uint64_t seed;
+} cells_attributes;
+
+int64_t render_occupancy_cells(int cascades, int resolution) {
+    return occupancy_cells(cascades, resolution);
+}
+
+int64_t render_occupancy_words(int cascades, int resolution) {
+    return occupancy_words(cascades, resolution);
+}
+
+/* ---- drawing cells: inputs bits, step; outputs cell numbers, points */
+
+static void cells_infer(ad_infer *call) {
+    const cells_attributes *a = call->attributes;
+    call->output[0] = (ad_view){.type = AD_U32, .rank = 1, .size = {a->count}};
+    call->output[1] = (ad_view){.type = AD_F32, .rank = 2, .size = {a->count, 3}};
+}
+
+static void cells_cpu(const ad_launch *launch) {
+    const cells_attributes *a = launch->attributes;
+    const uint32_t *bits = launch->input[0].data;
+    uint32_t step = *(const uint32_t *)launch->input[1].data;
+    uint32_t *cells = launch->output[0].data;
+    float *points = launch->output[1].data;
+    int n = a->resolution;
+    uint64_t total = (uint64_t)occupancy_cells(a->cascades, n);
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (a->count > 4096)
+    for (int64_t i = 0; i < a->count; i++) {
+        ad_random_words w = ad_random_philox((uint32_t)i, 0, a->ordinal, step, (uint32_t)a->seed,
+                                             (uint32_t)(a->seed >> 32));
+        uint64_t cell = w.w * total >> 32;
+        // Among the occupied: try again, a bounded number of times.
+        for (uint32_t tries = 1; i >= a->uniform && tries < 12
+             && !occupancy_bit(bits, (int64_t)cell); tries++) {
+            ad_random_words again = ad_random_philox((uint32_t)i, tries, a->ordinal, step,
+                                                     (uint32_t)a->seed,
+                                                     (uint32_t)(a->seed >> 32));
+            cell = again.w * total >> 32;
+        }
+        cells[i] = (uint32_t)cell;
+        uint64_t at[3] = {cell % (uint64_t)n, cell / (uint64_t)n % (uint64_t)n,
+                          cell / ((uint64_t)n * (uint64_t)n) % (uint64_t)n};
+        int cascade = (int)(cell / ((uint64_t)n * (uint64_t)n * (uint64_t)n));
+        float side = ldexpf(1, cascade + 1 - a->cascades);
+        uint32_t word[3] = {w.x, w.y, w.z};
+        for (int axis = 0; axis < 3; axis++)
+            points[3 * i + axis] = 0.5f - 0.5f * side
+                + ((float)at[axis] + ad_random_uniform(word[axis])) * side / (float)n;
+    }
+}
+
+static const ad_op op_cells = {
+    .name = "occupancy_cells", .inputs_min = 2, .inputs_max = 2, .outputs = 2,
+    .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM, .attribute_bytes = sizeof(cells_attributes),
+    .infer = cells_infer, .cpu = cells_cpu};
+
+bool render_occupancy_draw(ad_context *ctx, ad_tensor bits, int cascades, int resolution,
+                           int64_t uniform, int64_t occupied, ad_tensor *cells,
+                           ad_tensor *points) {
+    cells_attributes a;
+    memset(&a, 0, sizeof a);
+    a.cascades = cascades, a.resolution = resolution;
+    a.count = uniform + occupied, a.uniform = uniform;
+    a.ordinal = ad_random_ordinal(ctx), a.seed = ad_seed(ctx);
+    ad_tensor out[2];
+    bool good = ad_apply(ctx, &op_cells, 2, (ad_tensor[]){bits, ad_step_tensor(ctx)}, &a, out);
+    *cells = out[0], *points = out[1];
+    return good;
+}
+
+/* ---- updating: inputs value (state), floor (state), bits (state), cells, densities */
+
+typedef struct update_attributes {
+    int32_t cascades, resolution;
+    float decay, step, threshold;
+} update_attributes;
+
+static void update_infer(ad_infer *call) {
+    const update_attributes *a = call->attributes;
+    int64_t cells = occupancy_cells(a->cascades, a->resolution);
+    if (ad_view_count(&call->input[0]) != cells || ad_view_count(&call->input[1]) != cells
+        || ad_view_count(&call->input[2]) != occupancy_words(a->cascades, a->resolution))
+        ad_infer_fail(call, "the grid's states are of another size than %d cascades of %d cells",
+                      a->cascades, a->resolution);
+    else if (!ad_view_same_shape(&call->input[3], &call->input[4]))
+        ad_infer_fail(call, "cells and densities are of different lengths");
+    call->workspace = 4096 * sizeof(double);
+}
+
+// The mean of the cells that were not ruled out: sums of fixed pieces, added in order.
+static double mean_value(const float *value, int64_t cells, double *part, int threads) {
+    int64_t pieces = 1024, piece = (cells + pieces - 1) / pieces;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (cells > 65536)
+    for (int64_t p = 0; p < pieces; p++) {
+        double sum = 0;
+        for (int64_t i = p * piece; i < (p + 1) * piece && i < cells; i++)
+            sum += value[i] > 0 ? value[i] : 0;
+        part[p] = sum;
+    }
+    double sum = 0;
+    for (int64_t p = 0; p < pieces; p++) sum += part[p];
+    return sum / (double)cells;
+}
+
+static void set_bits(const update_attributes *a, const float *value, float threshold,
+                     uint32_t *bits, int threads) {
+    int n = a->resolution, m = n / OCCUPANCY_BLOCK;
+    int64_t cells = occupancy_cells(a->cascades, n), words = (cells + 31) / 32;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (cells > 65536)
+    for (int64_t w = 0; w < words; w++) {
+        uint32_t word = 0;
+        for (int64_t i = 0; i < 32 && w * 32 + i < cells; i++)
+            word |= (uint32_t)(value[w * 32 + i] > threshold) << i;
+        bits[w] = word;
+    }
+    uint32_t *block_bits = bits + words;
+    int64_t blocks = occupancy_cells(a->cascades, m);
+#pragma omp parallel for num_threads(threads) schedule(static) if (cells > 65536)
+    for (int64_t w = 0; w < (blocks + 31) / 32; w++) {
+        uint32_t word = 0;
+        for (int64_t i = 0; i < 32 && w * 32 + i < blocks; i++) {
+            int64_t b = w * 32 + i, x = b % m, y = b / m % m, z = b / m / m; // z: cascades too
+            bool any = false;
+            for (int64_t dz = 0; dz < OCCUPANCY_BLOCK && !any; dz++)
+                for (int64_t dy = 0; dy < OCCUPANCY_BLOCK && !any; dy++) {
+                    int64_t first = ((z * OCCUPANCY_BLOCK + dz) * n + y * OCCUPANCY_BLOCK + dy) * n
+                                  + x * OCCUPANCY_BLOCK;
+                    any = bits[first >> 5] >> (first & 31) & 15; // n is a multiple of 8
+                }
+            word |= (uint32_t)any << i;
+        }
+        block_bits[w] = word;
+    }
+}
+
+static void update_cpu(const ad_launch *launch) {
+    const update_attributes *a = launch->attributes;
+    float *value = launch->input[0].data, *least = launch->input[1].data;
+    uint32_t *bits = launch->input[2].data;
+    const uint32_t *cell = launch->input[3].data;
+    const float *density = launch->input[4].data;
+    int64_t cells = occupancy_cells(a->cascades, a->resolution);
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (cells > 65536)
+    for (int64_t i = 0; i < cells; i++)
+        if (value[i] > 0) value[i] *= a->decay;
+    for (int64_t i = 0; i < launch->input[3].size[0]; i++) { // few, in order
+        uint32_t c = cell[i];
+        if (c >= cells || value[c] < 0) continue; // negative: no camera sees it
+        float alpha = density[i] * a->step;
+        if (!(alpha < 1e10f)) alpha = 1e10f;
+        if (alpha > value[c]) value[c] = alpha;
+        least[c] = density[i] < least[c] ? density[i] : least[c] + 0.2f * (density[i] - least[c]);
+    }
+    double mean = mean_value(value, cells, launch->workspace, launch->threads);
+    float threshold = mean < a->threshold ? (float)mean : a->threshold;
+    set_bits(a, value, threshold, bits, launch->threads);
+}
+
+static const ad_op op_update = {
+    .name = "occupancy_update", .inputs_min = 5, .inputs_max = 5, .writes = 7,
+    .flags = AD_OP_NO_GRADIENT | AD_OP_STATEFUL, .attribute_bytes = sizeof(update_attributes),
+    .infer = update_infer, .cpu = update_cpu};
+
+void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor floor, ad_tensor bits,
+                             ad_tensor cells, ad_tensor densities, int cascades, int resolution,
+                             double step) {
+    update_attributes a;
+    memset(&a, 0, sizeof a);
+    a.cascades = cascades, a.resolution = resolution;
+    a.decay = 0.95f, a.step = (float)step, a.threshold = 0.01f;
+    ad_tensor none[1];
+    ad_apply(ctx, &op_update, 5, (ad_tensor[]){value, floor, bits, cells, densities}, &a, none);
+}
