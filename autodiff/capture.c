@@ -39,6 +39,8 @@ void ad_capture_begin(ad_context *ctx) {
         ad_raise(ctx, "ad_capture_begin: a step is being captured already");
         return;
     }
+    // The random step is a state, and those cannot be made inside.
+    if (!ad_step_tensor(ctx).slot) return;
     ctx->capture = ad_host_allocate(ctx, sizeof *ctx->capture);
     if (!ctx->capture) {
         ad_raise(ctx, "out of memory for a captured step");
