@@ -41,7 +41,7 @@ bool render_dataset_warn(render_dataset *dataset, ad_message *error, const char 
     size_t count = (size_t)dataset->warning_count;
     char **grown = realloc(dataset->warnings, (count + 1) * sizeof *grown);
     if (grown) dataset->warnings = grown;
-    if (!grown || !(grown[count] = render_text("%s", line.text)))
+    if (!grown || !(grown[count] = render_format("%s", line.text)))
         return ad_fail(error, "%s: out of memory", dataset->folder);
     dataset->warning_count++;
     return true;
@@ -211,7 +211,7 @@ static bool decode_mask(render_frame *frame, frame_work *work, ad_message *error
     return done;
 }
 
-static bool decode_frame(render_frame *frame, frame_work *work, int downscale) {
+static bool decode_pixels(render_frame *frame, frame_work *work, int downscale) {
     const render_image_options options = {.ignore_orientation = work->ignore_orientation};
     ad_message *error = &work->reason;
     if (!render_image_load(&frame->image, frame->path, &options, error)) return false;
@@ -222,15 +222,23 @@ static bool decode_frame(render_frame *frame, frame_work *work, int downscale) {
     return render_image_downscale(&frame->image, downscale, error);
 }
 
+static void decode_frame(render_frame *frame, frame_work *work, int downscale) {
+    if (work->failed) return;
+    errno = 0;
+    work->failed = !decode_pixels(frame, work, downscale);
+    work->no_memory = work->failed && errno == ENOMEM;
+}
+
+/* One thread stays away from OpenMP, whose runtime ends the program when memory is out. */
 static void decode_all(render_dataset *dataset, frame_work *work, int downscale, int threads) {
-    (void)threads; /* used by the pragma alone */
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int i = 0; i < dataset->count; i++) {
-        if (work[i].failed) continue;
-        errno = 0;
-        work[i].failed = !decode_frame(&dataset->frames[i], &work[i], downscale);
-        work[i].no_memory = work[i].failed && errno == ENOMEM;
+    if (threads == 1) {
+        for (int i = 0; i < dataset->count; i++)
+            decode_frame(&dataset->frames[i], &work[i], downscale);
+        return;
     }
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int i = 0; i < dataset->count; i++)
+        decode_frame(&dataset->frames[i], &work[i], downscale);
 }
 
 /* ---- What is left ---- */
@@ -322,7 +330,7 @@ bool render_dataset_load(render_dataset *dataset, const char *folder,
     frame_work *work = NULL;
     bool done = false;
 
-    dataset->folder = render_text("%s", folder);
+    dataset->folder = render_format("%s", folder);
     if (!dataset->folder) {
         ad_fail(error, "%s: out of memory", folder);
         goto done;

@@ -77,17 +77,17 @@ static bool load_files(render_listing *listing, char **base, const char *folder,
                        ad_message *error) {
     if (!is_folder(folder)) {
         const char *slash = strrchr(folder, '/');
-        *base = slash ? render_text("%.*s", (int)(slash - folder), folder) : render_text(".");
+        *base = slash ? render_format("%.*s", (int)(slash - folder), folder) : render_format(".");
         if (!*base) return ad_fail(error, "%s: out of memory", folder);
         return render_transforms_load(&listing->transforms[0], folder, error);
     }
-    *base = render_text("%s", folder);
+    *base = render_format("%s", folder);
     bool done = *base || ad_fail(error, "%s: out of memory", folder), found = false;
     for (int i = 0; i < 4 && done; i++) {
         int which = i == 3 ? 0 : i; /* the name without a split comes last, in train's place */
         if (i == 3 && found) break;
-        char *path = i == 3 ? render_text("%s/transforms.json", folder)
-                            : render_text("%s/transforms_%s.json", folder, split_names[i]);
+        char *path = i == 3 ? render_format("%s/transforms.json", folder)
+                            : render_format("%s/transforms_%s.json", folder, split_names[i]);
         if (!path) {
             done = ad_fail(error, "%s: out of memory", folder);
         } else if (render_file_exists(path)) {
@@ -106,11 +106,11 @@ static bool load_files(render_listing *listing, char **base, const char *folder,
 static bool find_image(render_listing_entry *entry, const char *base, const char *name,
                        ad_message *error) {
     for (size_t i = 0; i < sizeof extensions / sizeof *extensions; i++) {
-        char *path = render_text("%s/%s%s", base, name, extensions[i]);
+        char *path = render_format("%s/%s%s", base, name, extensions[i]);
         if (!path) return ad_fail(error, "%s: out of memory", base);
         if (render_file_exists(path)) {
             entry->path = path;
-            entry->name = render_text("%s%s", name, extensions[i]);
+            entry->name = render_format("%s%s", name, extensions[i]);
             return entry->name || ad_fail(error, "%s: out of memory", base);
         }
         free(path);
@@ -122,7 +122,7 @@ static bool find_image(render_listing_entry *entry, const char *base, const char
 static bool find_mask(render_listing_entry *entry, const char *base, const char *place,
                       const char *mask_name, int frame, ad_message *error) {
     if (mask_name) {
-        entry->mask_path = render_text("%s/%s", base, mask_name);
+        entry->mask_path = render_format("%s/%s", base, mask_name);
         if (!entry->mask_path) return ad_fail(error, "%s: out of memory", base);
         if (render_file_exists(entry->mask_path)) return true;
         return ad_fail(error, "%s: frame %d: expected the mask %s, found no such file", place,
@@ -132,7 +132,7 @@ static bool find_mask(render_listing_entry *entry, const char *base, const char 
     const char *dot = strrchr(entry->path, '.'), *slash = strrchr(entry->path, '/');
     size_t stem = dot && dot > slash ? (size_t)(dot - entry->path) : length;
     for (int with_ending = 0; with_ending < 2; with_ending++) {
-        char *path = render_text("%.*s.mask.png", (int)(with_ending ? length : stem), entry->path);
+        char *path = render_format("%.*s.mask.png", (int)(with_ending ? length : stem), entry->path);
         if (!path) return ad_fail(error, "%s: out of memory", base);
         if (render_file_exists(path)) return entry->mask_path = path, true;
         free(path);

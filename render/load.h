@@ -14,7 +14,7 @@ bool render_file_read(uint8_t **bytes, size_t *size, const char *path, size_t si
 int64_t render_file_head(uint8_t *bytes, size_t size, const char *path, ad_message *error);
 bool render_file_exists(const char *path); /* a regular file */
 /* malloc'd "format"; NULL when memory is out. */
-char *render_text(const char *format, ...);
+char *render_format(const char *format, ...);
 
 /* ---- Images ---- */
 

@@ -15,7 +15,7 @@ static const int64_t PIXELS_MAX = (int64_t)1 << 27;
 
 /* ---- Files and strings ---- */
 
-char *render_text(const char *format, ...) {
+char *render_format(const char *format, ...) {
     va_list arguments, again;
     va_start(arguments, format);
     va_copy(again, arguments);

@@ -160,7 +160,7 @@ static bool read_document(render_transforms *transforms, const cJSON *root, ad_m
 bool render_transforms_parse(render_transforms *transforms, const char *path, const char *bytes,
                              size_t size, ad_message *error) {
     memset(transforms, 0, sizeof *transforms);
-    transforms->path = render_text("%s", path);
+    transforms->path = render_format("%s", path);
     if (!transforms->path) return ad_fail(error, "%s: out of memory", path);
     cJSON *root = parse_json(path, bytes, size, error);
     bool done = root && read_document(transforms, root, error);

@@ -155,7 +155,8 @@ void fixture_png(const fixture_folder *folder, const char *name, const uint8_t *
     uint8_t *raw = calloc(raw_size, 1), *packed = malloc(packed_size);
     uint8_t *png = malloc(packed_size + 100), header[13] = {0};
     cr_assert(raw && packed && png);
-    for (size_t y = 0; y < (size_t)height; y++) memcpy(raw + y * (row + 1) + 1, pixels + y * row, row);
+    for (size_t y = 0; y < (size_t)height; y++)
+        memcpy(raw + y * (row + 1) + 1, pixels + y * row, row);
     cr_assert_eq(compress(packed, &packed_size, raw, (uLong)raw_size), Z_OK);
     put_u32(put_u32(header, (size_t)width), (size_t)height);
     header[8] = 8, header[9] = channels == 4 ? 6 : channels == 3 ? 2 : 0;
