@@ -33,7 +33,8 @@ void ad_elementwise_jvp(ad_jvp *call, const ad_elementwise *e);
 void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *flops,
                          double *bytes);
 // Variants of several operands: 0 same shape, 1 the right one a scalar, 2 the right one a row,
-// 3 axes of size 1 on either side, 4 the left one a scalar.
+// 3 axes of size 1 on either side, 4 the left one a scalar; 5 to 9 the same with domains swapped,
+// where they lie apart.
 bool ad_elementwise_sample(ad_sample *s, const ad_op *op, const ad_elementwise *e);
 
 // The operation's constant from its row of facts.

@@ -258,12 +258,17 @@ void ad_elementwise_jvp(ad_jvp *call, const ad_elementwise *e) {
 bool ad_elementwise_sample(ad_sample *s, const ad_op *op, const ad_elementwise *e) {
     int operands = op->inputs_min;
     bool narrow = s->type == AD_F16 || s->type == AD_BF16;
-    if (s->variant > (operands > 1 ? 4 : 0)) return false;
+    // Domains that lie apart (minimum, maximum) are tried the other way round, too.
+    bool apart = operands == 2 && e->high[0] < e->low[1], swap = apart && s->variant > 4;
+    int layout = swap ? s->variant - 5 : s->variant;
+    if (layout > (operands > 1 ? 4 : 0)) return false;
     if (!e->body[narrow ? AD_F32 : s->type]) return false;
     s->inputs = operands;
     for (int i = 0; i < operands; i++) {
         s->input[i].type = s->type, s->input[i].shape = s->shape;
-        s->input[i].low = e->low[i], s->input[i].high = e->high[i], s->input[i].kink = e->kink;
+        int domain = swap ? 1 - i : i;
+        s->input[i].low = e->low[domain], s->input[i].high = e->high[domain];
+        s->input[i].kink = e->kink;
     }
     if (e->takes_mask) {
         s->input[0].type = AD_U32, s->input[0].low = 0, s->input[0].high = 1;
@@ -272,9 +277,9 @@ bool ad_elementwise_sample(ad_sample *s, const ad_op *op, const ad_elementwise *
     memcpy(s->attributes.bytes, e->attributes, sizeof e->attributes);
     ad_shape *left = &s->input[0].shape, *right = &s->input[operands - 1].shape;
     int rank = s->shape.rank;
-    if (s->variant == 1) right->rank = 0;
-    if (s->variant == 2 && rank) right->rank = 1, right->size[0] = s->shape.size[rank - 1];
-    if (s->variant == 3 && rank) left->size[0] = 1, right->size[rank - 1] = 1;
-    if (s->variant == 4) left->rank = 0;
+    if (layout == 1) right->rank = 0;
+    if (layout == 2 && rank) right->rank = 1, right->size[0] = s->shape.size[rank - 1];
+    if (layout == 3 && rank) left->size[0] = 1, right->size[rank - 1] = 1;
+    if (layout == 4) left->rank = 0;
     return true;
 }

@@ -1,0 +1,275 @@
+/* Values of the elementwise family: against libm in f64, over all layouts, at ties and kinks. */
+#include "autodiff/autodiff.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+/* ---- values against libm */
+
+typedef ad_tensor (*unary)(ad_context *ctx, ad_tensor x);
+
+static double expected_rsqrt(double x) { return 1 / sqrt(x); }
+static double expected_square(double x) { return x * x; }
+static double expected_reciprocal(double x) { return 1 / x; }
+static double expected_negative(double x) { return -x; }
+static double expected_sign(double x) { return (x > 0) - (x < 0); }
+static double expected_sigmoid(double x) { return 1 / (1 + exp(-x)); }
+static double expected_softplus(double x) { return log1p(exp(x)); }
+static double expected_relu(double x) { return x > 0 ? x : 0; }
+static double expected_gelu(double x) { return 0.5 * x * erfc(-x / sqrt(2)); }
+static double expected_silu(double x) { return x / (1 + exp(-x)); }
+static ad_tensor leaky(ad_context *ctx, ad_tensor x) { return ad_leaky_relu(ctx, x, 0.01); }
+static double expected_leaky(double x) { return x > 0 ? x : 0.01 * x; }
+static ad_tensor elu(ad_context *ctx, ad_tensor x) { return ad_elu(ctx, x, 1.5); }
+static double expected_elu(double x) { return x > 0 ? x : 1.5 * expm1(x); }
+static ad_tensor clamp(ad_context *ctx, ad_tensor x) { return ad_clamp(ctx, x, -1, 2); }
+static double expected_clamp(double x) { return fmin(fmax(x, -1), 2); }
+static ad_tensor affine(ad_context *ctx, ad_tensor x) { return ad_affine(ctx, x, 3, -0.5); }
+static double expected_affine(double x) { return 3 * x - 0.5; }
+
+static const struct {
+    const char *name;
+    unary f;
+    double (*expected)(double);
+    double low, high;
+} cases[] = {
+    {"neg", ad_neg, expected_negative, -9, 9}, {"exp", ad_exp, exp, -9, 9},
+    {"expm1", ad_expm1, expm1, -9, 9}, {"log", ad_log, log, 1e-3, 9},
+    {"log1p", ad_log1p, log1p, -0.99, 9}, {"sqrt", ad_sqrt, sqrt, 0, 9},
+    {"rsqrt", ad_rsqrt, expected_rsqrt, 0.1, 9}, {"square", ad_square, expected_square, -9, 9},
+    {"reciprocal", ad_reciprocal, expected_reciprocal, 0.1, 9}, {"abs", ad_abs, fabs, -9, 9},
+    {"sign", ad_sign, expected_sign, -9, 9}, {"sin", ad_sin, sin, -9, 9},
+    {"cos", ad_cos, cos, -9, 9}, {"tanh", ad_tanh, tanh, -9, 9}, {"erf", ad_erf, erf, -4, 4},
+    {"sigmoid", ad_sigmoid, expected_sigmoid, -9, 9},
+    {"softplus", ad_softplus, expected_softplus, -9, 9}, {"relu", ad_relu, expected_relu, -9, 9},
+    {"gelu", ad_gelu, expected_gelu, -9, 9}, {"silu", ad_silu, expected_silu, -9, 9},
+    {"floor", ad_floor, floor, -9, 9}, {"ceil", ad_ceil, ceil, -9, 9},
+    {"round", ad_round, rint, -9, 9}, {"leaky_relu", leaky, expected_leaky, -9, 9},
+    {"elu", elu, expected_elu, -9, 9}, {"clamp", clamp, expected_clamp, -9, 9},
+    {"affine", affine, expected_affine, -9, 9}};
+
+enum { COUNT = 1021 };
+
+static void check_unary(ad_context *ctx, size_t c, ad_type type, double tolerance) {
+    double x[COUNT], y[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        x[i] = (float)(cases[c].low + (cases[c].high - cases[c].low) * i / (COUNT - 1));
+    ad_tensor operand = ad_cast(ctx, ad_from(ctx, AD_F64, AD_SHAPE(COUNT), x), type);
+    ad_read(ctx, ad_cast(ctx, operand, AD_F64), x, sizeof x); // as rounded
+    ad_read(ctx, ad_cast(ctx, cases[c].f(ctx, operand), AD_F64), y, sizeof y);
+    double worst = 0;
+    for (int i = 0; i < COUNT; i++) {
+        double good = cases[c].expected(x[i]);
+        worst = fmax(worst, fabs(y[i] - good) / fmax(fabs(good), 1));
+    }
+    cr_expect(worst <= tolerance, "%s on %s: off by %g", cases[c].name, ad_type_name(type), worst);
+    cr_expect(!ad_failed(ctx), "%s: %s", cases[c].name, ad_error_text(ctx));
+}
+
+Test(elementwise, unary_values) {
+    ad_context *ctx = ad_open(NULL);
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        check_unary(ctx, c, AD_F64, 1e-14);
+        check_unary(ctx, c, AD_F32, 5e-7);
+        check_unary(ctx, c, AD_F16, 0x1p-11);
+        check_unary(ctx, c, AD_BF16, 0x1p-8);
+    }
+    ad_close(ctx);
+}
+
+/* ---- layouts */
+
+// The element of x that broadcasts to element i of a result of this shape.
+static double broadcast_at(const double *x, ad_shape s, ad_shape result, int64_t i) {
+    int64_t at = 0, stride = 1;
+    for (int axis = result.rank - 1; axis >= 0; axis--) {
+        int64_t index = i % result.size[axis];
+        i /= result.size[axis];
+        int own = axis - (result.rank - s.rank);
+        if (own < 0) continue;
+        if (s.size[own] != 1) at += index * stride;
+        stride *= s.size[own];
+    }
+    return x[at];
+}
+
+static int64_t count_of(ad_shape s) {
+    int64_t count = 1;
+    for (int axis = 0; axis < s.rank; axis++) count *= s.size[axis];
+    return count;
+}
+
+Test(elementwise, broadcasting) {
+    static const ad_shape pairs[][3] = { // left, right, result
+        {{0, {0}}, {0, {0}}, {0, {0}}},
+        {{1, {7}}, {0, {0}}, {1, {7}}},
+        {{2, {100, 3}}, {1, {3}}, {2, {100, 3}}},
+        {{2, {100, 1}}, {1, {3}}, {2, {100, 3}}},
+        {{2, {30, 64}}, {1, {64}}, {2, {30, 64}}},
+        {{2, {30, 64}}, {2, {30, 1}}, {2, {30, 64}}},
+        {{3, {5, 1, 4}}, {3, {1, 6, 1}}, {3, {5, 6, 4}}},
+        {{1, {1}}, {2, {0, 4}}, {2, {0, 4}}},
+        {{6, {2, 1, 3, 1, 2, 1}}, {4, {3, 5, 1, 70}}, {6, {2, 1, 3, 5, 2, 70}}}};
+    ad_context *ctx = ad_open(NULL);
+    double a[6000], b[6000], y[6000];
+    for (int i = 0; i < 6000; i++) a[i] = i % 97 + 1, b[i] = i % 89 + 0.5;
+    for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++) {
+        for (int swap = 0; swap < 2; swap++) {
+            ad_shape left = pairs[p][swap], right = pairs[p][1 - swap], result = pairs[p][2];
+            int64_t count = count_of(result);
+            ad_tensor sum = ad_sub(ctx, ad_from(ctx, AD_F64, left, a),
+                                   ad_from(ctx, AD_F64, right, b));
+            cr_assert(ad_read(ctx, sum, y, (size_t)count * 8), "%s", ad_error_text(ctx));
+            for (int64_t i = 0; i < count; i++) {
+                double good = broadcast_at(a, left, result, i) - broadcast_at(b, right, result, i);
+                cr_expect(y[i] == good, "pair %zu, element %lld: %g, not %g", p, (long long)i,
+                          y[i], good);
+            }
+        }
+    }
+    ad_tensor bad = ad_add(ctx, ad_zeros(ctx, 2, 3), ad_zeros(ctx, 2));
+    cr_expect(ad_is_null(bad) && strstr(ad_error_text(ctx), "f32 (2, 3)"), "%s",
+              ad_error_text(ctx));
+    ad_close(ctx);
+}
+
+Test(elementwise, views) {
+    ad_context *ctx = ad_open(NULL);
+    float x[60], y[60];
+    for (int i = 0; i < 60; i++) x[i] = (float)i;
+    ad_tensor t = ad_from(ctx, AD_F32, AD_SHAPE(6, 10), x);
+    ad_tensor turned = ad_transpose(ctx, t);                     // (10, 6)
+    ad_tensor every = ad_slice(ctx, turned, 0, 1, 10, 3);        // (3, 6): columns 1, 4, 7
+    ad_read(ctx, ad_add(ctx, every, ad_neg(ctx, ad_slice(ctx, turned, 0, 0, 3, 1))), y, 72);
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 6; j++)
+            cr_expect(y[6 * i + j] == x[10 * j + 3 * i + 1] - x[10 * j + i]);
+    cr_expect(!ad_failed(ctx), "%s", ad_error_text(ctx));
+    ad_close(ctx);
+}
+
+Test(elementwise, same_bits_for_any_thread_count) {
+    enum { ROWS = 1500, COLUMNS = 301 };
+    static float x[ROWS * COLUMNS], first[ROWS * COLUMNS], again[ROWS * COLUMNS];
+    for (int i = 0; i < ROWS * COLUMNS; i++) x[i] = (float)((i * 7919 % 20011) - 10000) / 3000;
+    for (int threads = 1; threads <= 4; threads *= 2) {
+        ad_context *ctx = ad_open(&(ad_options){.threads = threads});
+        ad_tensor t = ad_from(ctx, AD_F32, AD_SHAPE(ROWS, COLUMNS), x);
+        ad_tensor row = ad_slice(ctx, t, 0, 3, 4, 1), gate = ad_slice(ctx, t, 1, 0, 1, 1);
+        ad_tensor y = ad_mul(ctx, ad_silu(ctx, ad_add(ctx, t, row)), ad_sin(ctx, gate));
+        cr_assert(ad_read(ctx, y, threads == 1 ? first : again, sizeof first), "%s",
+                  ad_error_text(ctx));
+        cr_expect(threads == 1 || !memcmp(first, again, sizeof first), "%d threads", threads);
+        ad_close(ctx);
+    }
+}
+
+Test(elementwise, results_beyond_the_cache) {
+    enum { MANY = (36 << 20) / 4 }; // streamed past the caches, with an odd end
+    ad_context *ctx = ad_open(NULL);
+    ad_tensor i = ad_range(ctx, AD_U32, MANY + 5);
+    ad_tensor wrong = ad_equal(ctx, ad_add(ctx, i, i), ad_shift_left(ctx, i, ad_scalar(ctx, AD_U32,
+                                                                                       1)));
+    ad_tensor all = ad_slice(ctx, wrong, 0, MANY - 20000, MANY + 5, 1);
+    static uint32_t mask[20005];
+    cr_assert(ad_read(ctx, all, mask, sizeof mask), "%s", ad_error_text(ctx));
+    for (int k = 0; k < 20005; k++) cr_assert(mask[k] == 1, "element %d from the end", 20005 - k);
+    ad_close(ctx);
+}
+
+/* ---- integers and masks */
+
+Test(elementwise, integers) {
+    ad_context *ctx = ad_open(NULL);
+    int32_t a[4] = {INT32_MAX, -7, -1, 5}, b[4] = {1, 2, 40, 31}, y[4];
+    ad_tensor x = ad_from(ctx, AD_I32, AD_SHAPE(4), a), z = ad_from(ctx, AD_I32, AD_SHAPE(4), b);
+    ad_read(ctx, ad_add(ctx, x, z), y, 16);
+    cr_expect(y[0] == INT32_MIN && y[1] == -5 && y[2] == 39 && y[3] == 36);
+    ad_read(ctx, ad_shift_right(ctx, x, z), y, 16);
+    cr_expect(y[0] == INT32_MAX / 2 && y[1] == -2 && y[2] == -1 && y[3] == 0);
+    ad_read(ctx, ad_shift_left(ctx, x, z), y, 16);
+    cr_expect(y[0] == -2 && y[1] == -28 && y[2] == 0 && y[3] == INT32_MIN);
+    ad_read(ctx, ad_minimum(ctx, x, z), y, 16);
+    cr_expect(y[0] == 1 && y[1] == -7 && y[2] == -1 && y[3] == 5);
+    ad_read(ctx, ad_bit_xor(ctx, x, z), y, 16);
+    cr_expect(y[0] == (INT32_MAX ^ 1) && y[1] == (-7 ^ 2) && y[2] == (-1 ^ 40) && y[3] == (5 ^ 31));
+    uint32_t mask[4];
+    ad_read(ctx, ad_less(ctx, x, z), mask, 16);
+    cr_expect(mask[0] == 0 && mask[1] == 1 && mask[2] == 1 && mask[3] == 1);
+    ad_read(ctx, ad_where(ctx, ad_less(ctx, x, z), x, z), y, 16);
+    cr_expect(y[0] == 1 && y[1] == -7 && y[2] == -1 && y[3] == 5);
+    cr_expect(!ad_failed(ctx), "%s", ad_error_text(ctx));
+    cr_expect(ad_is_null(ad_exp(ctx, x)) && strstr(ad_error_text(ctx), "i32"));
+    ad_error_clear(ctx);
+    cr_expect(ad_is_null(ad_add(ctx, x, ad_zeros(ctx, 4))) && strstr(ad_error_text(ctx), "ad_cast"));
+    ad_close(ctx);
+}
+
+Test(elementwise, not_a_number) {
+    ad_context *ctx = ad_open(NULL);
+    float x[3] = {NAN, INFINITY, 1}, y[3];
+    uint32_t finite[3];
+    ad_tensor t = ad_from(ctx, AD_F32, AD_SHAPE(3), x), one = ad_ones(ctx, 3);
+    ad_read(ctx, ad_isfinite(ctx, t), finite, 12);
+    cr_expect(!finite[0] && !finite[1] && finite[2]);
+    ad_tensor through[] = {ad_relu(ctx, t), ad_minimum(ctx, t, one), ad_maximum(ctx, one, t),
+                           ad_minimum(ctx, one, t), ad_clamp(ctx, t, 0, 1), ad_sign(ctx, t)};
+    for (size_t i = 0; i < sizeof through / sizeof *through; i++) {
+        ad_read(ctx, through[i], y, 12);
+        cr_expect(isnan(y[0]) && !isnan(y[1]), "case %zu: %g %g", i, y[0], y[1]);
+    }
+    ad_close(ctx);
+}
+
+/* ---- ties, kinks, and the cotangent of zero */
+
+static void gradient_at(ad_context *ctx, unary f, double x, double dy, double expected,
+                        const char *what) {
+    ad_tensor leaf = ad_watch(ctx, ad_scalar(ctx, AD_F64, x)), dx;
+    ad_grad(ctx, f(ctx, leaf), ad_scalar(ctx, AD_F64, dy), 1, &leaf, &dx, 0);
+    double found = ad_item(ctx, dx);
+    cr_expect(found == expected, "%s at %g: slope %g, not %g (%s)", what, x, found, expected,
+              ad_error_text(ctx));
+}
+
+static ad_tensor masked_sqrt(ad_context *ctx, ad_tensor x) { // sqrt(x) where x > 1, else x
+    ad_tensor large = ad_greater(ctx, x, ad_scalar(ctx, AD_F64, 1));
+    return ad_where(ctx, large, ad_sqrt(ctx, x), x);
+}
+static ad_tensor masked_log(ad_context *ctx, ad_tensor x) {
+    return ad_where(ctx, ad_isfinite(ctx, ad_log(ctx, x)), ad_log(ctx, x), x);
+}
+
+Test(elementwise, kinks_and_zero_cotangents) {
+    ad_context *ctx = ad_open(NULL);
+    gradient_at(ctx, ad_relu, 0, 1, 0, "relu");
+    gradient_at(ctx, ad_abs, 0, 1, 0, "abs");
+    gradient_at(ctx, leaky, 0, 1, 0.01, "leaky_relu");
+    gradient_at(ctx, clamp, -1, 1, 1, "clamp");
+    gradient_at(ctx, clamp, 2, 1, 1, "clamp");
+    gradient_at(ctx, clamp, 2.001, 1, 0, "clamp");
+    gradient_at(ctx, ad_floor, 1.5, 1, 0, "floor");
+    gradient_at(ctx, ad_sqrt, 0, 0, 0, "sqrt, cotangent 0");
+    gradient_at(ctx, ad_log, 0, 0, 0, "log, cotangent 0");
+    gradient_at(ctx, ad_reciprocal, 0, 0, 0, "reciprocal, cotangent 0");
+    gradient_at(ctx, ad_exp, 1000, 0, 0, "exp, cotangent 0");
+    gradient_at(ctx, masked_sqrt, 0, 1, 1, "masked sqrt");
+    gradient_at(ctx, masked_sqrt, -1, 1, 1, "masked sqrt");
+    gradient_at(ctx, masked_log, 0, 1, 1, "masked log");
+    gradient_at(ctx, masked_log, -1, 1, 1, "masked log");
+
+    double zero = 0, ones[2] = {2, 2}, half[2];
+    ad_tensor a = ad_watch(ctx, ad_from(ctx, AD_F64, AD_SHAPE(1), ones));
+    ad_tensor b = ad_watch(ctx, ad_from(ctx, AD_F64, AD_SHAPE(1), ones)), d[2];
+    ad_grad(ctx, ad_maximum(ctx, a, b), (ad_tensor){0}, 2, (ad_tensor[]){a, b}, d, 0);
+    ad_read(ctx, d[0], half, 8), ad_read(ctx, d[1], half + 1, 8);
+    cr_expect(half[0] == 0.5 && half[1] == 0.5, "tie: %g and %g", half[0], half[1]);
+
+    ad_tensor base = ad_watch(ctx, ad_from(ctx, AD_F64, AD_SHAPE(1), &zero));
+    ad_tensor exponent = ad_watch(ctx, ad_from(ctx, AD_F64, AD_SHAPE(1), &zero));
+    ad_tensor power = ad_pow(ctx, base, exponent);
+    ad_grad(ctx, power, (ad_tensor){0}, 2, (ad_tensor[]){base, exponent}, d, 0);
+    cr_expect(ad_item(ctx, power) == 1 && ad_item(ctx, d[0]) == 0 && ad_item(ctx, d[1]) == 0);
+    ad_close(ctx);
+}
