@@ -7,52 +7,9 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "autodiff/cpu/mlp.h"
-#include "autodiff/cpu/simd.h"
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-// ---------------------------------------------------------------- peak
-
-enum { PEAK_CHAINS = 12, PEAK_STEPS = 200000 };
-
-// GFLOP/s of independent multiply-adds in registers, on every thread at once.
-static double peak_once(bool bf16, int threads) {
-    double begin = now(), check = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : check)
-    for (int t = 0; t < threads; t++) {
-        ad_f32v sum[PEAK_CHAINS];
-        volatile float seed = 1e-3f;
-        ad_f32v a = ad_f32v_set(0.999f + seed * (float)t), b = ad_f32v_set(seed);
-        for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = ad_f32v_set((float)i);
-        for (int step = 0; step < PEAK_STEPS; step++) {
-            AD_UNROLL
-            for (int i = 0; i < PEAK_CHAINS; i++)
-                sum[i] = bf16 ? ad_bf16v_dot((ad_u32v)a, (ad_u32v)b, sum[i])
-                              : ad_f32v_fma(sum[i], a, b);
-        }
-        for (int i = 0; i < PEAK_CHAINS; i++) check += (double)sum[i][0];
-    }
-    volatile double sink = check;
-    (void)sink;
-    const double products = (double)(AD_LANES * PEAK_CHAINS * (bf16 ? 2 : 1)) * (double)PEAK_STEPS;
-    return 2 * products * threads / (now() - begin) / 1e9;
-}
-
-static double peak(bool bf16, int threads) {
-    double best = 0;
-    for (double end = now() + 0.3; now() < end;) {
-        double rate = peak_once(bf16, threads);
-        if (rate > best) best = rate;
-    }
-    return best;
-}
+#include "bench/machine.h"
 
 // ---------------------------------------------------------------- cases
 
@@ -95,12 +52,12 @@ static void run_case(const bench_case *c, int threads, double seconds, double ma
         .workspace = backward_space};
 
     double best_forward = 1e30, best_backward = 1e30;
-    for (double end = now() + seconds; now() < end;) {
-        double begin = now();
+    for (double end = bench_now() + seconds; bench_now() < end;) {
+        double begin = bench_time(threads);
         ad_cpu_mlp_forward(mlp, threads, &forward);
-        double middle = now();
+        double middle = bench_time(threads);
         ad_cpu_mlp_backward(mlp, threads, &backward);
-        double after = now();
+        double after = bench_time(threads);
         if (middle - begin < best_forward) best_forward = middle - begin;
         if (after - middle < best_backward) best_backward = after - middle;
     }
@@ -137,9 +94,8 @@ int main(int count, char **arguments) {
     };
     for (int threads = 1; threads <= 2; threads++) {
         for (int bf16 = 0; bf16 < 2; bf16++) {
-            double rate = peak(bf16, threads);
-            printf("{\"bench\":\"peak\",\"precision\":\"%s\",\"threads\":%d,\"lanes\":%d,"
-                   "\"gflops\":%.1f}\n", bf16 ? "bf16" : "f32", threads, AD_LANES, rate);
+            double rate = bf16 ? bench_peak(true, threads) : bench_peak(false, threads);
+            bench_print_peak(bf16, threads, rate);
             for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
                 bench_case c = cases[i];
                 c.mlp.has_bias = true, c.mlp.bf16 = bf16;

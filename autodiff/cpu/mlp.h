@@ -13,18 +13,9 @@
 #ifndef AD_CPU_MLP_H
 #define AD_CPU_MLP_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "autodiff/cpu/gemm.h"
 
 enum { AD_CPU_MLP_LAYERS_MAX = 16, AD_CPU_MLP_WIDTH_MAX = 256 };
-
-// At a kink the derivative is the one from below: relu'(0) = 0.
-typedef enum ad_cpu_activation {
-    AD_CPU_IDENTITY,
-    AD_CPU_RELU,
-    AD_CPU_LEAKY_RELU, // with .leak below zero; 0 < leak < 1
-} ad_cpu_activation;
 
 typedef struct ad_cpu_mlp {
     int layers;                           // 1 .. AD_CPU_MLP_LAYERS_MAX

@@ -80,24 +80,19 @@ size_t ad_cpu_mlp_workspace(const ad_cpu_mlp *mlp, int64_t rows, int threads, bo
 
 // (out, in) row-major becomes (in, padded out), or (in / 2, padded out) pairs along in.
 void ad_mlp_pack_forward(const ad_cpu_mlp *mlp, int layer, const float *weight, uint32_t *packed) {
-    int in = mlp->width[layer], out = mlp->width[layer + 1], padded = ad_mlp_padded(out);
-    if (mlp->bf16) {
-        for (int k = 0; k < in; k += 2) {
-            uint32_t *row = packed + (size_t)(k / 2) * (size_t)padded;
-            for (int o = 0; o < out; o++) {
-                const float *from = weight + (size_t)o * (size_t)in + k;
-                uint32_t high = k + 1 < in ? ad_bf16_round(from[1]) : 0u;
-                row[o] = ad_bf16_round(from[0]) | high << 16;
-            }
-            for (int o = out; o < padded; o++) row[o] = 0;
-        }
+    const int in = mlp->width[layer], out = mlp->width[layer + 1], padded = ad_mlp_padded(out);
+    if (!mlp->bf16) {
+        ad_u32_transpose((const uint32_t *)weight, in, out, in, packed, padded);
         return;
     }
-    float *to = (float *)packed;
-    for (int k = 0; k < in; k++) {
-        float *row = to + (size_t)k * (size_t)padded;
-        for (int o = 0; o < out; o++) row[o] = weight[(size_t)o * (size_t)in + (size_t)k];
-        for (int o = out; o < padded; o++) row[o] = 0;
+    // A vector's worth of output rows is rounded side by side, then turned pair by pair.
+    _Alignas(64) uint16_t halves[AD_LANES * (AD_CPU_MLP_WIDTH_MAX + AD_LANES)];
+    const int stride = ad_mlp_padded(in);
+    for (int o = 0; o < out; o += AD_LANES) {
+        const int rows = out - o < AD_LANES ? out - o : AD_LANES;
+        ad_mlp_round_rows(weight + (size_t)o * (size_t)in, in, rows, in, halves, NULL);
+        ad_u32_transpose((const uint32_t *)(const void *)halves, stride / 2, rows, (in + 1) / 2,
+                         packed + o, padded);
     }
 }
 

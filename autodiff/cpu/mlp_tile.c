@@ -33,20 +33,6 @@ AD_INLINE void layer_gate(const bool bf16, const int rows, const int vectors,
     }
 }
 
-AD_INLINE void layer_activate(const int rows, const int vectors, const ad_mlp_product *p,
-                              ad_tile_sums sum) {
-    AD_UNROLL
-    for (int r = 0; r < rows; r++) {
-        AD_UNROLL
-        for (int v = 0; v < vectors; v++) {
-            ad_f32v z = sum[r][v], positive = ad_f32v_relu(z);
-            if (p->activation == AD_CPU_LEAKY_RELU)
-                positive = ad_f32v_select((ad_i32v)(z > 0.0f), z, z * ad_f32v_set(p->leak));
-            sum[r][v] = positive;
-        }
-    }
-}
-
 // The f32 result. Neither padded columns nor a padded last row leave the registers.
 AD_INLINE void layer_store(const int rows, const int vectors, const ad_mlp_product *p, int row,
                            int column, ad_tile_sums sum) {
@@ -77,7 +63,8 @@ AD_INLINE void layer_tile(const bool bf16, const int rows, const int vectors,
     ad_tile_multiply(bf16, false, rows, vectors, p->depth, p->a + row * p->a_stride, p->a_stride,
                      p->b + column, padded, sum);
     if (p->gate) layer_gate(bf16, rows, vectors, p, row, column, sum);
-    else if (p->activation != AD_CPU_IDENTITY) layer_activate(rows, vectors, p, sum);
+    else if (p->activation != AD_CPU_IDENTITY)
+        ad_tile_activate(p->activation == AD_CPU_LEAKY_RELU, p->leak, rows, vectors, sum);
 
     if (p->c) layer_store(rows, vectors, p, row, column, sum);
     if (!bf16) return;

@@ -172,6 +172,78 @@ AD_INLINE void ad_f64v_store_partial(void *to, ad_f64v v, int count) {
     memcpy(to, &v, (size_t)count * sizeof(double));
 }
 
+// ---------------------------------------------------------------- transposition
+
+// The words of a and b in turn, first and second half.
+AD_INLINE ad_u32v ad_u32v_interleave_low(ad_u32v a, ad_u32v b) {
+#if AD_LANES == 16
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+#elif AD_LANES == 8
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+#endif
+}
+
+AD_INLINE ad_u32v ad_u32v_interleave_high(ad_u32v a, ad_u32v b) {
+#if AD_LANES == 16
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                   31);
+#elif AD_LANES == 8
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+
+// A square of words, in place: as many perfect shuffles as lanes has bits.
+AD_INLINE void ad_u32v_transpose(ad_u32v square[AD_LANES]) {
+    AD_UNROLL
+    for (int round = 1; round < AD_LANES; round *= 2) {
+        ad_u32v next[AD_LANES];
+        AD_UNROLL
+        for (int i = 0; i < AD_LANES / 2; i++) {
+            next[2 * i] = ad_u32v_interleave_low(square[i], square[i + AD_LANES / 2]);
+            next[2 * i + 1] = ad_u32v_interleave_high(square[i], square[i + AD_LANES / 2]);
+        }
+        AD_UNROLL
+        for (int i = 0; i < AD_LANES; i++) square[i] = next[i];
+    }
+}
+
+// to (columns, padded rows) = from (rows, columns) transposed; rows are padded with zeros up to
+// whole vectors, and columns of `to` are to_stride words apart.
+AD_INLINE void ad_u32_transpose(const uint32_t *from, int64_t from_stride, int64_t rows,
+                                int64_t columns, uint32_t *to, int64_t to_stride) {
+    for (int64_t r = 0; r < rows; r += AD_LANES) {
+        const int high = rows - r < AD_LANES ? (int)(rows - r) : AD_LANES;
+        for (int64_t c = 0; c < columns; c += AD_LANES) {
+            const int wide = columns - c < AD_LANES ? (int)(columns - c) : AD_LANES;
+            const uint32_t *corner = from + r * from_stride + c;
+            ad_u32v square[AD_LANES];
+            if (high == AD_LANES && wide == AD_LANES) {
+                AD_UNROLL
+                for (int i = 0; i < AD_LANES; i++)
+                    square[i] = ad_u32v_load(corner + i * from_stride);
+            } else {
+                for (int i = 0; i < AD_LANES; i++)
+                    square[i] = i < high
+                                    ? (ad_u32v)ad_f32v_load_partial(corner + i * from_stride, wide)
+                                    : ad_u32v_set(0);
+            }
+            ad_u32v_transpose(square);
+            if (wide == AD_LANES) {
+                AD_UNROLL
+                for (int i = 0; i < AD_LANES; i++)
+                    ad_u32v_store(to + (c + i) * to_stride + r, square[i]);
+            } else {
+                for (int i = 0; i < wide; i++)
+                    ad_u32v_store(to + (c + i) * to_stride + r, square[i]);
+            }
+        }
+    }
+}
+
 // ---------------------------------------------------------------- bf16
 
 // Nearest bf16, ties to even, as the low half of each lane; not-a-number stays one.

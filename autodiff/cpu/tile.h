@@ -63,4 +63,18 @@ AD_INLINE void ad_tile_multiply(const bool bf16, const bool transposed, const in
     }
 }
 
+// relu, or leaky relu, of all of a tile.
+AD_INLINE void ad_tile_activate(bool leaky, float leak, const int rows, const int vectors,
+                                ad_tile_sums sum) {
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            const ad_f32v z = sum[r][v];
+            sum[r][v] = leaky ? ad_f32v_select((ad_i32v)(z > 0.0f), z, z * ad_f32v_set(leak))
+                              : ad_f32v_relu(z);
+        }
+    }
+}
+
 #endif

@@ -1,0 +1,68 @@
+// What this machine can do at most, measured: the clock and the multiply-add peak.
+
+#ifndef BENCH_MACHINE_H
+#define BENCH_MACHINE_H
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "autodiff/cpu/simd.h"
+
+enum { BENCH_PEAK_CHAINS = 12, BENCH_PEAK_STEPS = 100000 };
+
+static inline double bench_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// For what is timed: on one thread its own processor time, so that neighbours who take the core
+// away in between do not count; on more the clock on the wall.
+static inline double bench_time(int threads) {
+    struct timespec t;
+    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// GFLOP/s of independent multiply-adds in registers, on every thread at once.
+static inline double bench_peak_once(const bool bf16, int threads) {
+    double begin = bench_time(threads), check = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : check)
+    for (int t = 0; t < threads; t++) {
+        ad_f32v sum[BENCH_PEAK_CHAINS];
+        volatile float seed = 1e-3f;
+        ad_f32v a = ad_f32v_set(0.999f + seed * (float)t), b = ad_f32v_set(seed);
+        AD_UNROLL
+        for (int i = 0; i < BENCH_PEAK_CHAINS; i++) sum[i] = ad_f32v_set((float)i);
+        for (int step = 0; step < BENCH_PEAK_STEPS; step++) {
+            AD_UNROLL
+            for (int i = 0; i < BENCH_PEAK_CHAINS; i++)
+                sum[i] = bf16 ? ad_bf16v_dot((ad_u32v)a, (ad_u32v)b, sum[i])
+                              : ad_f32v_fma(sum[i], a, b);
+        }
+        AD_UNROLL
+        for (int i = 0; i < BENCH_PEAK_CHAINS; i++) check += (double)sum[i][0];
+    }
+    const double seconds = bench_time(threads) - begin;
+    volatile double sink = check; // the sums must be worth computing
+    (void)sink;
+    const double products = (double)(AD_LANES * BENCH_PEAK_CHAINS * (bf16 ? 2 : 1));
+    return 2 * products * (double)BENCH_PEAK_STEPS * threads / seconds / 1e9;
+}
+
+static inline double bench_peak(const bool bf16, int threads) {
+    double best = 0;
+    for (double end = bench_now() + 0.5; bench_now() < end;) {
+        double rate = bf16 ? bench_peak_once(true, threads) : bench_peak_once(false, threads);
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+static inline void bench_print_peak(bool bf16, int threads, double rate) {
+    printf("{\"bench\":\"peak\",\"precision\":\"%s\",\"threads\":%d,\"lanes\":%d,\"gflops\":%.1f}\n",
+           bf16 ? "bf16" : "f32", threads, AD_LANES, rate);
+}
+
+#endif
