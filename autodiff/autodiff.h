@@ -125,6 +125,8 @@ ad_tensor ad_zeros_like(ad_context *ctx, ad_tensor x);
 bool ad_read(ad_context *ctx, ad_tensor x, void *data, size_t bytes); // waits; bytes must agree
 double ad_item(ad_context *ctx, ad_tensor x);                         // the value of one element
 bool ad_write(ad_context *ctx, ad_tensor state, const void *data, size_t bytes); // state only
+bool ad_write_part(ad_context *ctx, ad_tensor state, size_t offset, const void *data,
+                   size_t bytes);                                     // offset in bytes
 ad_shape ad_shape_of(ad_context *ctx, ad_tensor x);
 ad_type ad_type_of(ad_context *ctx, ad_tensor x);
 int64_t ad_count(ad_context *ctx, ad_tensor x);  // elements

@@ -298,20 +298,32 @@ double ad_item(ad_context *ctx, ad_tensor x) {
          : type == AD_I32 ? value.i : value.u;
 }
 
-bool ad_write(ad_context *ctx, ad_tensor state, const void *data, size_t bytes) {
+bool ad_write_part(ad_context *ctx, ad_tensor state, size_t offset, const void *data,
+                   size_t bytes) {
     ad_record *record = ad_record_of(ctx, state, "ad_write");
     if (!record) return false;
     size_t have = (size_t)ad_record_count(record) * ad_type_bytes(record->type);
     if (!(record->flags & AD_REC_PARAMETER)) {
         ad_raise(ctx, "ad_write: only parameters and states are written; tensors do not change");
-    } else if (bytes != have) {
-        ad_raise(ctx, "ad_write: the tensor has %zu bytes, %zu were given", have, bytes);
+    } else if (offset > have || bytes > have - offset) {
+        ad_raise(ctx, "ad_write: the tensor has %zu bytes, %zu were given for offset %zu", have,
+                 bytes, offset);
     } else if (ctx->capture) {
         ad_raise(ctx, "ad_write: a host value cannot be part of a captured step: write before it");
     } else {
         record->storage->version++;
-        return !bytes || ctx->device.write(&ctx->device, record->storage->data, data, bytes);
+        return !bytes || ctx->device.write(&ctx->device, (char *)record->storage->data + offset,
+                                           data, bytes);
     }
+    return false;
+}
+
+bool ad_write(ad_context *ctx, ad_tensor state, const void *data, size_t bytes) {
+    ad_record *record = ad_record_of(ctx, state, "ad_write");
+    if (!record) return false;
+    size_t have = (size_t)ad_record_count(record) * ad_type_bytes(record->type);
+    if (bytes == have) return ad_write_part(ctx, state, 0, data, bytes);
+    ad_raise(ctx, "ad_write: the tensor has %zu bytes, %zu were given", have, bytes);
     return false;
 }
 

@@ -226,13 +226,23 @@ typedef struct render_domain {            // the scene box and its unit cube
     int cascades;                         // 1: one grid; n: the box is 2^(n-1) times the inner one
 } render_domain;
 
-// Random pixels: ids (rays, 2) u32, image and pixel (y width + x), of pixels whose mask allows.
-// A pure function of seed, step and ray; live () u32 or null.
-ad_tensor render_sample_pixels(ad_context *ctx, ad_tensor pixel_starts, int64_t rays);
-// pixels (total) u32 RGBA little-endian -> (rays, 4) in [0, 1]
+// The cube around a box; false for a box without volume or cascades outside 1 ... 8.
+bool render_domain_make(const double box_min[3], const double box_max[3], int cascades,
+                        render_domain *domain);
+// rows (count, RENDER_CAMERA_NUMBERS); false if a number is not finite in f32.
+bool render_cameras_pack(const render_camera *cameras, int count, const render_domain *domain,
+                         float *rows);
+
+// All images' pixels are one list; pixel_starts (images + 1) u32 says where each image's start.
+// Random pixels: ids (rays, 2) u32, image and pixel (y width + x); drawn from all, or from the
+// list `allowed` (m) u32 of their numbers. A pure function of seed, step, operation and ray.
+ad_tensor render_sample_pixels(ad_context *ctx, ad_tensor pixel_starts, ad_tensor allowed,
+                               int64_t rays);
+// pixels (total) u32 RGBA little-endian -> (rays, 4) f32 in [0, 1]
 ad_tensor render_fetch_pixels(ad_context *ctx, ad_tensor pixels, ad_tensor pixel_starts,
                               ad_tensor ids);
-// cameras (images, 26), increments (images, 6) se(3) twists applied on the left (or null)
+// cameras (images, 26), increments (images, 6) se(3) twists (rotation, translation) applied on the
+// left of each pose, or null
 // -> origins (rays, 3), unit directions (rays, 3); differentiable in the increments.
 bool render_camera_rays(ad_context *ctx, ad_tensor cameras, ad_tensor increments, ad_tensor ids,
                         ad_tensor *origins, ad_tensor *directions);
@@ -265,13 +275,15 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
 // The occupancy grid's states: value (cells) f32, floor (cells) f32, bits (words) u32.
 int64_t render_occupancy_cells(int cascades, int resolution);
 int64_t render_occupancy_words(int cascades, int resolution);
-// Cells (n) u32, the first `uniform` anywhere, the rest among the occupied, and a random point in
-// each (n, 3); the field's densities there (n) then update the states. step: the least step.
+// Cells (n) u32, the first `uniform` anywhere (or from `start` on where that is not negative), the
+// rest among the occupied, and a random point in each (n, 3); the field's densities there (n) then
+// update the states. step: the least step; fade: let old values fade first.
 bool render_occupancy_draw(ad_context *ctx, ad_tensor bits, int cascades, int resolution,
-                           int64_t uniform, int64_t occupied, ad_tensor *cells, ad_tensor *points);
+                           int64_t start, int64_t uniform, int64_t occupied, ad_tensor *cells,
+                           ad_tensor *points);
 void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor floor, ad_tensor bits,
                              ad_tensor cells, ad_tensor densities, int cascades, int resolution,
-                             double step);
+                             double step, bool fade);
 
 typedef struct render_grid_options {
     int levels, features, log2_entries; // 0: 8, 4, 17
@@ -304,10 +316,102 @@ bool render_composite(ad_context *ctx, ad_tensor sigma, ad_tensor colour, ad_ten
 ad_tensor render_distortion(ad_context *ctx, ad_tensor weight, ad_tensor t, ad_tensor delta,
                             ad_tensor offsets);
 
-/* ---- (further sections follow: field, trainer, evaluation, snapshot) ----------------------- */
+/* ---- The model: a field in its box --------------------------------------------------------- */
+/* A render_model is what a snapshot holds: parameters, occupancy, box, background. It lives in a
+ * context of the caller's, which must outlive it. */
+
+typedef struct render_settings {        // 0 or NULL: the default of the preset
+    const char *field;                  // "hash" or "mlp"
+    const char *preset;                 // "fast", "default", "quality"
+    bool bf16;                          // products of bf16 operands in the networks
+    render_grid_options grid;
+    int width;                          // of the networks' hidden layers
+    int64_t batch;                      // samples of an optimiser step
+    int64_t rays;                       // most rays of a step
+    int march_steps;                    // across the box's diagonal
+    double learning_rate, learning_rate_end;
+    double opacity_loss, distortion_loss; // weights
+    bool squared_loss;                  // L2 instead of Huber
+    bool random_background;             // while training, where images have alpha
+    int64_t steps;                      // the schedule's horizon; 0: by time
+    double seconds;                     // the schedule's horizon where steps is 0
+} render_settings;
+
+// Fills every field that is 0 or NULL from the preset; false for an unknown name.
+bool render_settings_fill(render_settings *settings, ad_message *error);
+
+typedef struct render_model render_model;
+// cascades: the box is 2^(cascades - 1) times as wide as what the cameras look at; 1: just that.
+render_model *render_model_open(ad_context *ctx, const render_settings *settings,
+                                const render_scene *scene, int cascades, ad_message *error);
+void render_model_close(render_model *model);
+int64_t render_model_parameters(const render_model *model);
+const render_scene *render_model_scene(const render_model *model);
+const render_settings *render_model_settings(const render_model *model);
+double render_model_occupied(render_model *model);   // share of cells
+
+// One view. Each picture may be NULL. Values are not rounded; colour is over `background`.
+typedef struct render_view {
+    float *colour;   // (height, width, 3) in [0, 1]
+    float *depth;    // (height, width) along the camera's axis, world units; 0 where empty
+    float *normal;   // (height, width, 3) unit, world, facing out; 0 where empty
+    float *opacity;  // (height, width)
+} render_view;
+bool render_model_view(render_model *model, const render_camera *camera,
+                       const float background[3], render_view *view, ad_message *error);
+
+/* ---- The trainer ---------------------------------------------------------------------------- */
+
+typedef struct render_trainer render_trainer;
+typedef struct render_progress {
+    int64_t step;                       // optimiser steps done
+    double loss, psnr;                  // means since the last call; psnr of the training pixels
+    uint64_t samples, rays;             // totals
+    double occupied;                    // share of occupied cells
+    double learning_rate;
+} render_progress;
+
+// Pictures of the train split move to the device as 8-bit values: the dataset's are freed.
+render_trainer *render_trainer_open(render_model *model, render_dataset *dataset,
+                                    ad_message *error);
+void render_trainer_close(render_trainer *trainer);
+// One optimiser step. progress: 0 ... 1, the share of the schedule that is over.
+bool render_trainer_step(render_trainer *trainer, double progress, ad_message *error);
+void render_trainer_read(render_trainer *trainer, render_progress *progress);
+
+/* A snapshot is a safetensors file: docs/snapshot.md. extra: metadata of the caller's, pairs of
+ * name and text. Resuming from one goes on bitwise as if there had been no stop. */
+typedef struct render_text { const char *name, *text; } render_text;
+bool render_snapshot_write(render_model *model, render_trainer *trainer, const char *path,
+                           const render_text *extra, int extra_count, ad_message *error);
+// Opens the model in ctx; *extra (free with render_texts_free) receives the caller's metadata.
+render_model *render_snapshot_open(ad_context *ctx, const char *path, render_text **extra,
+                                   int *extra_count, ad_message *error);
+// After render_trainer_open on a model from a snapshot: optimiser states, step, totals.
+bool render_trainer_resume(render_trainer *trainer, const char *path, ad_message *error);
+void render_texts_free(render_text *texts, int count);
+
+/* ---- Evaluation ------------------------------------------------------------------------------ */
+
+typedef struct render_score {
+    int images, width, height;
+    double psnr, ssim;                  // means over images of uint8-rounded pictures
+    double seconds;
+} render_score;
+// Every frame of `split` (at most `limit`, 0: all), RGBA over the background, sRGB. each: called
+// with every picture, may be NULL; returning false ends early.
+typedef bool (*render_evaluated)(void *user, const render_frame *frame, const uint8_t *result,
+                                 const uint8_t *target, double psnr, double ssim);
+bool render_evaluate(render_model *model, const render_dataset *dataset, render_split split,
+                     int limit, const float background[3], render_evaluated each, void *user,
+                     render_score *score, ad_message *error);
+
 
 // The operations themselves, for a harness that walks them.
 extern const ad_op render_op_hash_grid, render_op_composite, render_op_march;
+extern const ad_op render_op_sample_pixels, render_op_fetch_pixels, render_op_camera_rays;
+extern const ad_op render_op_points, render_op_beside_ray, render_op_mask_rows, render_op_density;
+extern const ad_op render_op_spherical_harmonics, render_op_distortion;
 
 #ifdef __cplusplus
 }

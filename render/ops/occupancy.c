@@ -15,7 +15,8 @@
 
 typedef struct cells_attributes {
     int32_t cascades, resolution;
-    int64_t count, uniform;   // cells to draw; the first `uniform` of them anywhere
+    int64_t count, uniform;   // cells to draw; the first `uniform` of them anywhere,
+    int64_t start;            // or from here on in order; -1: anywhere
     uint32_t ordinal;
     uint64_t seed;
 } cells_attributes;
@@ -49,6 +50,7 @@ static void cells_cpu(const ad_launch *launch) {
         ad_random_words w = ad_random_philox((uint32_t)i, 0, a->ordinal, step, (uint32_t)a->seed,
                                              (uint32_t)(a->seed >> 32));
         uint64_t cell = w.w * total >> 32;
+        if (a->start >= 0 && i < a->uniform) cell = (uint64_t)(a->start + i) % total;
         // Among the occupied: try again, a bounded number of times.
         for (uint32_t tries = 1; i >= a->uniform && tries < 12
              && !occupancy_bit(bits, (int64_t)cell); tries++) {
@@ -75,12 +77,12 @@ static const ad_op op_cells = {
     .infer = cells_infer, .cpu = cells_cpu};
 
 bool render_occupancy_draw(ad_context *ctx, ad_tensor bits, int cascades, int resolution,
-                           int64_t uniform, int64_t occupied, ad_tensor *cells,
+                           int64_t start, int64_t uniform, int64_t occupied, ad_tensor *cells,
                            ad_tensor *points) {
     cells_attributes a;
     memset(&a, 0, sizeof a);
     a.cascades = cascades, a.resolution = resolution;
-    a.count = uniform + occupied, a.uniform = uniform;
+    a.count = uniform + occupied, a.uniform = uniform, a.start = start;
     a.ordinal = ad_random_ordinal(ctx), a.seed = ad_seed(ctx);
     ad_tensor out[2];
     bool good = ad_apply(ctx, &op_cells, 2, (ad_tensor[]){bits, ad_step_tensor(ctx)}, &a, out);
@@ -185,11 +187,11 @@ static const ad_op op_update = {
 
 void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor floor, ad_tensor bits,
                              ad_tensor cells, ad_tensor densities, int cascades, int resolution,
-                             double step) {
+                             double step, bool fade) {
     update_attributes a;
     memset(&a, 0, sizeof a);
     a.cascades = cascades, a.resolution = resolution;
-    a.decay = 0.95f, a.step = (float)step, a.threshold = 0.01f;
+    a.decay = fade ? 0.95f : 1, a.step = (float)step, a.threshold = 0.01f;
     ad_tensor none[1];
     ad_apply(ctx, &op_update, 5, (ad_tensor[]){value, floor, bits, cells, densities}, &a, none);
 }

@@ -1,0 +1,126 @@
+/* The hash field: a multiresolution hash grid and two small networks (Muller et al. 2022, 5.4).
+ *
+ *   features = grid(point)                      (levels x features)
+ *   h = density network(features)               (16), sigma = exp(h_0)
+ *   colour = sigmoid(colour network(h, harmonics of the direction))
+ *
+ * Samples come from marching through the occupancy grid. Where cells that were dense at every
+ * question asked of them add up, marching stops early. */
+#include "render/model.h"
+
+#include <math.h>
+
+enum { TABLE, DENSITY_1, DENSITY_2, COLOUR_1, COLOUR_2, COLOUR_3 };   // parameters
+enum { OCCUPANCY_VALUE, OCCUPANCY_FLOOR, OCCUPANCY_BITS };            // states
+enum { GEOMETRY = 16, HARMONICS_DEGREE = 4, HARMONICS = 16, RESOLUTION = 128, SWEEP = 1 << 16 };
+
+// Samples further back than this optical depth carry a weight below 1e-4.
+static const double depth_limit = 9.3, stop_transmittance = 1e-4;
+
+static bool hash_open(render_model *model, ad_message *error) {
+    ad_context *ctx = model->ctx;
+    const render_settings *s = &model->settings;
+    int64_t entries = render_grid_entries(&s->grid), width = s->width;
+    if (!entries)
+        return ad_fail(error, "the hash grid's settings are out of range: 1 to %d levels, 2^3 to "
+                       "2^26 entries", RENDER_GRID_LEVELS_MAX);
+    int64_t features = (int64_t)s->grid.levels * s->grid.features;
+    ad_scope_begin(ctx, "hash field");
+    render_model_parameter(model, "grid.table", ad_uniform(ctx, AD_F32,
+                           AD_SHAPE(entries, s->grid.features), -1e-4, 1e-4));
+    model->grid_count = 1;
+    render_model_parameter(model, "density.0.weight", ad_he_normal(ctx, width, features));
+    render_model_parameter(model, "density.1.weight", ad_xavier_normal(ctx, GEOMETRY, width));
+    render_model_parameter(model, "colour.0.weight",
+                           ad_he_normal(ctx, width, GEOMETRY + HARMONICS));
+    render_model_parameter(model, "colour.1.weight", ad_he_normal(ctx, width, width));
+    render_model_parameter(model, "colour.2.weight", ad_xavier_normal(ctx, 3, width));
+    int cascades = model->domain.cascades;
+    int64_t cells = render_occupancy_cells(cascades, RESOLUTION);
+    int64_t words = render_occupancy_words(cascades, RESOLUTION);
+    render_model_state(model, "occupancy.value", ad_zeros(ctx, cells));
+    render_model_state(model, "occupancy.floor", ad_zeros(ctx, cells));
+    // At first every cell may hold something.
+    render_model_state(model, "occupancy.bits",
+                       ad_full(ctx, AD_U32, AD_SHAPE(words), 4294967295.0));
+    ad_scope_end(ctx);
+    return !ad_failed(ctx) || ad_fail(error, "%s", ad_error_text(ctx));
+}
+
+static ad_tensor geometry(render_model *model, ad_tensor points, ad_tensor count) {
+    ad_context *ctx = model->ctx;
+    const ad_tensor *p = model->parameters;
+    ad_mlp_options options = {.bf16 = model->settings.bf16};
+    ad_tensor features = render_hash_grid(ctx, points, p[TABLE], count, &model->settings.grid);
+    return ad_mlp(ctx, features, 2, &p[DENSITY_1], NULL, count, &options); // (n, 16)
+}
+
+static ad_tensor hash_density(render_model *model, ad_tensor points, ad_tensor count) {
+    return render_density(model->ctx, geometry(model, points, count));
+}
+
+static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directions,
+                       ad_tensor live, int64_t capacity, bool training, render_traced *traced) {
+    ad_context *ctx = model->ctx;
+    const ad_tensor *p = model->parameters;
+    const render_settings *s = &model->settings;
+    render_march_options march = {
+        .domain = model->domain, .resolution = RESOLUTION, .steps = s->march_steps,
+        .cone_angle = model->cone_angle, .near_distance = model->near_distance,
+        .depth_limit = depth_limit, .capacity = capacity, .jitter = training};
+    render_samples at;
+    ad_mlp_options options = {.bf16 = s->bf16};
+    render_march(ctx, origins, directions, model->states[OCCUPANCY_BITS],
+                 model->states[OCCUPANCY_FLOOR], live, &march, &at);
+    ad_tensor points = render_points(ctx, origins, directions, at.t, at.offsets);
+    ad_tensor h = geometry(model, points, at.count);
+    ad_tensor sigma = render_density(ctx, h);
+    ad_tensor harmonics = render_spherical_harmonics(ctx, directions, HARMONICS_DEGREE);
+    ad_tensor input = render_beside_ray(ctx, h, harmonics, at.offsets);
+    ad_tensor raw = ad_mlp(ctx, input, 3, &p[COLOUR_1], NULL, at.count, &options);
+    render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at.t, at.delta, at.offsets,
+                     stop_transmittance, &traced->pixels);
+    traced->rays = at.rays, traced->count = at.count, traced->samples = at;
+    if (!training || s->distortion_loss <= 0) return;
+    ad_tensor spread = render_distortion(ctx, traced->pixels.weight, at.t, at.delta, at.offsets);
+    ad_tensor rays = ad_cast(ctx, ad_maximum(ctx, at.rays, ad_scalar(ctx, AD_U32, 1)), AD_F32);
+    traced->extra_loss = ad_affine(ctx, ad_div(ctx, ad_sum(ctx, spread, AD_ALL_AXES, false), rays),
+                                   s->distortion_loss, 0);
+}
+
+// Asks the field for the density in some cells and updates the grid with the answers.
+static void ask(render_model *model, int64_t start, int64_t uniform, int64_t occupied,
+                bool fade) {
+    ad_context *ctx = model->ctx;
+    const ad_tensor *states = model->states;
+    int cascades = model->domain.cascades;
+    int steps = model->settings.march_steps;
+    ad_tensor cells, points;
+    ad_scope_begin(ctx, "occupancy");
+    ad_no_grad_begin(ctx);
+    render_occupancy_draw(ctx, states[OCCUPANCY_BITS], cascades, RESOLUTION, start, uniform,
+                          occupied, &cells, &points);
+    ad_tensor sigma = hash_density(model, points, (ad_tensor){0});
+    render_occupancy_update(ctx, states[OCCUPANCY_VALUE], states[OCCUPANCY_FLOOR],
+                            states[OCCUPANCY_BITS], cells, sigma, cascades, RESOLUTION,
+                            sqrt(3.0) / steps * ldexp(1, 1 - cascades), fade);
+    ad_step_advance(ctx);
+    ad_no_grad_end(ctx);
+    ad_scope_end(ctx);
+}
+
+static void hash_update(render_model *model, int64_t step) {
+    int64_t cells = render_occupancy_cells(model->domain.cascades, RESOLUTION);
+    if (step == 32) { // every cell once: until now all counted as occupied
+        for (int64_t start = 0; start < cells; start += SWEEP)
+            ask(model, start, cells - start < SWEEP ? cells - start : SWEEP, 0, start == 0);
+    } else if (step > 32 && step < 256 && step % 8 == 0) {
+        for (int i = 0; i < 4; i++) ask(model, -1, SWEEP, 0, i == 0);
+    } else if (step >= 256 && step % 16 == 0) {
+        ask(model, -1, SWEEP, 0, true);
+        ask(model, -1, 0, SWEEP, false);
+    }
+}
+
+const render_field render_field_hash = {.name = "hash", .open = hash_open, .trace = hash_trace,
+                                        .density = hash_density, .update = hash_update};
