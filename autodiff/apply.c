@@ -277,6 +277,7 @@ static bool push_tangents(ad_context *ctx, call *c, const ad_tensor *output) {
             return false;
         }
         ad_record_at(ctx, output[i].slot)->tangent = dy[i].slot;
+        tangent->flags |= AD_REC_TANGENT;
         ctx->dual_count++;
     }
     return true;

@@ -16,6 +16,7 @@ void ad_checkpoint_begin(ad_context *ctx) {
     ctx->checkpoint = ++ctx->checkpoint_count;
     ctx->checkpoint_node = ctx->node_count;
     ctx->checkpoint_owned = ctx->owned_count;
+    ctx->checkpoint_scope = ctx->scope_count;
     ctx->force_record++;
 }
 

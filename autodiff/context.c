@@ -124,13 +124,14 @@ void ad_scope_end(ad_context *ctx) {
         return;
     }
     ad_scope scope = ctx->scopes[ctx->scope_count - 1];
-    if (ctx->checkpoint && ctx->checkpoint_node >= scope.nodes && scope.nodes > 0)
+    if (ctx->checkpoint && ctx->checkpoint_scope == ctx->scope_count)
         ctx->checkpoint = 0, ctx->force_record = 0;
     ctx->node_count = scope.nodes;
     ad_owned_cut(ctx, scope.owned);
     ctx->arena.chunk = scope.arena_chunk, ctx->arena.used = scope.arena_used;
     ctx->no_grad = scope.no_grad;
     ctx->scope_count--;
+    if (ctx->closed_count && ctx->node_count == 0) ad_closed_sweep(ctx);
 }
 
 void ad_no_grad_begin(ad_context *ctx) {

@@ -31,7 +31,7 @@ enum {
     AD_REC_SAVED = 128,    // a node's rule reads its bytes
     AD_REC_ON_TAPE = 256,  // a node mentions it
     AD_REC_CLOSED = 512,   // the user's handle ended before the tape's
-    AD_REC_CONSTANT_RATE = 1024
+    AD_REC_TANGENT = 1024  // of another record, which knows its slot only
 };
 
 typedef struct ad_storage {
@@ -129,7 +129,8 @@ struct ad_context {
     uint32_t checkpoint, checkpoint_count;
     size_t checkpoint_node, checkpoint_owned;
     uint32_t backward_depth;
-    size_t dual_count;
+    size_t dual_count, closed_count;
+    int checkpoint_scope;   // scope_count when it began
     // error
     bool failed;
     volatile int cancelled;
@@ -168,6 +169,7 @@ void ad_record_free(ad_context *ctx, uint32_t slot);
 // Another record of the same bytes, made by no node.
 ad_tensor ad_alias(ad_context *ctx, ad_tensor x);
 void ad_owned_cut(ad_context *ctx, size_t length); // frees what was made since, but the kept
+void ad_closed_sweep(ad_context *ctx);             // frees what only an empty tape had named
 void ad_record_view(const ad_record *record, ad_view *view);
 int64_t ad_record_count(const ad_record *record);
 void ad_drop_bytes(ad_context *ctx, ad_record *record);

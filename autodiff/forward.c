@@ -23,6 +23,7 @@ ad_tensor ad_dual(ad_context *ctx, ad_tensor x, ad_tensor tangent) {
     ctx->quiet--;
     if (!dual.slot) return dual;
     ad_record_at(ctx, dual.slot)->tangent = tangent.slot;
+    ad_record_at(ctx, tangent.slot)->flags |= AD_REC_TANGENT;
     ctx->dual_count++;
     return dual;
 }

@@ -110,6 +110,7 @@ void ad_record_free(ad_context *ctx, uint32_t slot) {
     ad_record *record = ad_record_at(ctx, slot);
     if (record->storage) ad_storage_release(ctx, record->storage);
     if (record->tangent) ctx->dual_count--;
+    if (record->flags & AD_REC_CLOSED) ctx->closed_count--;
     uint32_t generation = record->generation + 1;
     *record = (ad_record){.generation = generation ? generation : 1};
     // The list of free slots was grown when the slot was taken.
@@ -129,6 +130,7 @@ void ad_owned_cut(ad_context *ctx, size_t length) {
             record->flags &= (uint16_t)~(AD_REC_KEPT | AD_REC_TRACKED * !(record->flags
                                          & AD_REC_PARAMETER) | AD_REC_ON_TAPE | AD_REC_SAVED);
             if (!(record->flags & AD_REC_PARAMETER)) record->node = AD_NO_NODE;
+            if (record->tangent) ctx->dual_count--;
             record->tangent = 0;
             ctx->owned[kept++] = owned;
         } else {
@@ -188,17 +190,42 @@ ad_tensor ad_keep(ad_context *ctx, ad_tensor x) {
     return x;
 }
 
+// The innermost scope's list ends with a live record again.
+static void owned_trim(ad_context *ctx) {
+    size_t start = ctx->scopes[ctx->scope_count - 1].owned;
+    while (ctx->owned_count > start) {
+        ad_owned last = ctx->owned[ctx->owned_count - 1];
+        if (ad_record_at(ctx, last.slot)->generation == last.generation) break;
+        ctx->owned_count--;
+    }
+}
+
 void ad_free(ad_context *ctx, ad_tensor x) {
     if (!ctx || !x.slot || x.context != ctx || x.slot >= ctx->slots_used) return;
     ad_record *record = ad_record_at(ctx, x.slot);
     if (record->generation != x.generation || record->flags & AD_REC_CLOSED) return;
-    if (record->flags & AD_REC_ON_TAPE) {
+    bool on_tape = record->flags & AD_REC_ON_TAPE && ctx->node_count > 0;
+    bool tangent = record->flags & AD_REC_TANGENT && ctx->dual_count > 0;
+    if (on_tape || tangent) {
         // The tape still names it: end the handle, and the bytes too unless a rule reads them.
         record->flags |= AD_REC_CLOSED;
-        if (!(record->flags & AD_REC_SAVED)) ad_drop_bytes(ctx, record);
+        ctx->closed_count++;
+        if (!tangent && !(record->flags & AD_REC_SAVED)) ad_drop_bytes(ctx, record);
     } else {
         ad_record_free(ctx, x.slot);
+        owned_trim(ctx);
     }
+}
+
+void ad_closed_sweep(ad_context *ctx) {
+    for (size_t i = 0; i < ctx->owned_count && ctx->closed_count; i++) {
+        ad_owned owned = ctx->owned[i];
+        const ad_record *record = ad_record_at(ctx, owned.slot);
+        if (record->generation == owned.generation && record->flags & AD_REC_CLOSED
+            && !(record->flags & AD_REC_TANGENT && ctx->dual_count))
+            ad_record_free(ctx, owned.slot);
+    }
+    owned_trim(ctx);
 }
 
 /* ---- values in and out */
