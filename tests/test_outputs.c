@@ -49,15 +49,16 @@ TestSuite(outputs, .init = folder_make, .fini = folder_remove);
 /* ---- pictures and arrays ---- */
 
 Test(outputs, png_is_read_back) {
-    // Smooth, flat, and noisy parts, so that every filter is the best one somewhere.
-    enum { WIDTH = 37, HEIGHT = 29 };
+    // Smooth, flat, blocky and noisy parts, so that every filter is the best one somewhere.
+    enum { WIDTH = 37, HEIGHT = 49 };
     static uint8_t pixels[WIDTH * HEIGHT * 4];
     static const int kinds[] = { 1, 3, 4 };
     uint32_t noise = 1;
     for (int i = 0; i < WIDTH * HEIGHT * 4; i++) {
         noise = noise * 1664525u + 1013904223u;
-        int y = i / (WIDTH * 4);
-        pixels[i] = (uint8_t)(y < 10 ? i : y < 20 ? 7 * y + i % 4 : (int)(noise >> 24));
+        int y = i / (WIDTH * 4), x = i / 4 % WIDTH, random = (int)(noise >> 24);
+        int blocks = 40 * ((x / 5 + y / 7) % 5) + random % 3;
+        pixels[i] = (uint8_t)(y < 10 ? i : y < 20 ? 7 * y + i % 4 : y < 40 ? blocks : random);
     }
     for (int k = 0; k < 3; k++) {
         ad_message error = { "" };

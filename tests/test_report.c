@@ -128,6 +128,37 @@ Test(report, page) {
     cr_expect(strstr(error.text, "no/report.html.part: cannot be created"), "%s", error.text);
 }
 
+Test(report, base64_decodes_to_the_picture) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static uint8_t pixels[12 * 3 * 3];
+    bool remainders[3] = { false };
+    for (int i = 0; i < 108; i++) pixels[i] = (uint8_t)(i * i * 37 >> 2);
+    for (int width = 1; width <= 12; width++) {
+        int height = 1 + width % 3;
+        render_report report = { .picture = pixels,
+                                 .picture_width = width,
+                                 .picture_height = height };
+        uint8_t *png, decoded[3000];
+        size_t png_count, length, count = 0;
+        cr_assert(render_report_write(&report, in_folder("a.html"), NULL));
+        cr_assert(render_png_encode(&png, &png_count, pixels, width, height, 3, NULL));
+        char *html = slurp(in_folder("a.html"), &length);
+        const char *at = strstr(html, "base64,") + strlen("base64,");
+        size_t padded = strcspn(at, "\""), bits = 0, held = 0;
+        for (size_t i = 0; i < padded && at[i] != '='; i++) {
+            held = held << 6 | (size_t)(strchr(digits, at[i]) - digits), bits += 6;
+            if (bits >= 8) decoded[count++] = (uint8_t)(held >> (bits -= 8));
+        }
+        cr_expect_eq(padded, (png_count + 2) / 3 * 4, "padded to whole groups of four");
+        cr_assert_eq(count, png_count, "%zu bytes, %zu encoded", count, png_count);
+        cr_expect_arr_eq(decoded, png, count);
+        remainders[png_count % 3] = true;
+        free(png);
+        free(html);
+    }
+    cr_expect(remainders[0] && remainders[1] && remainders[2], "not every padding was met");
+}
+
 Test(report, chart_of_extremes) {
     // Whatever comes in, the drawing ends, and stays a drawing.
     static const double values[] = { 5e-324, 1e308, -1e308, 0, 1, NAN, INFINITY };
