@@ -13,6 +13,7 @@
 #include "render/render.h"
 
 #include "autodiff/ops/math.h"
+#include "render/ops/rows.h"
 
 #include <math.h>
 #include <string.h>
@@ -43,14 +44,6 @@ static void composite_infer(ad_infer *call) {
     call->output[WEIGHT] = (ad_view){.type = type, .rank = 1, .size = {n}};
 }
 
-// A ray's rows, whatever the offsets hold.
-static void ray_rows(const uint32_t *offsets, int64_t ray, int64_t n, int64_t *first,
-                     int64_t *end) {
-    *first = offsets[ray] < n ? offsets[ray] : n;
-    *end = offsets[ray + 1] < n ? offsets[ray + 1] : n;
-    if (*end < *first) *end = *first;
-}
-
 static void composite_cpu(const ad_launch *launch) {
     const ad_view *in = launch->input;
     const float *sigma = in[SIGMA].data, *colour = in[COLOUR].data, *t = in[T].data;
@@ -59,13 +52,15 @@ static void composite_cpu(const ad_launch *launch) {
     float *pixel = launch->output[PIXEL].data, *opacity = launch->output[OPACITY].data;
     float *depth = launch->output[DEPTH].data, *weight = launch->output[WEIGHT].data;
     int64_t n = in[SIGMA].size[0], rays = in[OFFSETS].size[0] - 1;
+    int threads = rows_threads(offsets, rays, launch->threads);
+    (void)threads;
     float stop = (float)((const composite_attributes *)launch->attributes)->stop;
     memset(weight, 0, (size_t)n * sizeof *weight); // rows of no ray
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 8192)
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > 8192)
     for (int64_t ray = 0; ray < rays; ray++) {
         int64_t first, end;
         float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0;
-        ray_rows(offsets, ray, n, &first, &end);
+        rows_of_ray(offsets, ray, n, &first, &end);
         for (int64_t k = first; k < end && transmittance >= stop; k++) {
             float kept = ad_math_exp(-sigma[k] * delta[k]);
             float w = transmittance * (1 - kept);
@@ -82,12 +77,18 @@ static void composite_cpu(const ad_launch *launch) {
 /* ---- the closed-form derivative: inputs as above, then the four cotangents (any may be absent) */
 
 enum { DPIXEL = INPUTS, DOPACITY, DDEPTH, DWEIGHT, VJP_INPUTS };
-enum { DSIGMA, DCOLOUR, DT, VJP_OUTPUTS };
+enum { DSIGMA, DCOLOUR, DT, DDELTA, VJP_OUTPUTS };
+
+typedef struct composite_vjp_attributes {
+    double stop;
+    int64_t delta; // whether the lengths want their gradient; samplers give none
+} composite_vjp_attributes;
 
 static void composite_vjp_infer(ad_infer *call) {
     call->output[DSIGMA] = call->input[SIGMA];
     call->output[DCOLOUR] = call->input[COLOUR];
-    call->output[DT] = call->input[T];
+    call->output[DT] = call->output[DDELTA] = call->input[T];
+    if (!((const composite_vjp_attributes *)call->attributes)->delta) call->outputs = DDELTA;
 }
 
 static void composite_vjp_cpu(const ad_launch *launch) {
@@ -99,15 +100,19 @@ static void composite_vjp_cpu(const ad_launch *launch) {
     const uint32_t *offsets = in[OFFSETS].data;
     float *dsigma = launch->output[DSIGMA].data, *dcolour = launch->output[DCOLOUR].data;
     float *dt = launch->output[DT].data;
+    float *ddelta = launch->outputs > DDELTA ? launch->output[DDELTA].data : NULL;
     int64_t n = in[SIGMA].size[0], rays = in[OFFSETS].size[0] - 1;
-    float stop = (float)((const composite_attributes *)launch->attributes)->stop;
+    int threads = rows_threads(offsets, rays, launch->threads);
+    (void)threads;
+    float stop = (float)((const composite_vjp_attributes *)launch->attributes)->stop;
     memset(dsigma, 0, (size_t)n * 4), memset(dcolour, 0, (size_t)n * 12);
     memset(dt, 0, (size_t)n * 4);
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 8192)
+    if (ddelta) memset(ddelta, 0, (size_t)n * 4);
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > 8192)
     for (int64_t ray = 0; ray < rays; ray++) {
         int64_t first, end, last;
-        ray_rows(offsets, ray, n, &first, &end);
-        // Near to far once more: weights into dcolour's place, T_(k+1) into dt's.
+        rows_of_ray(offsets, ray, n, &first, &end);
+        // Near to far once more: weights into dsigma's place, T_(k+1) into dt's.
         float transmittance = 1;
         for (last = first; last < end && transmittance >= stop; last++) {
             float kept = ad_math_exp(-sigma[last] * delta[last]);
@@ -125,7 +130,9 @@ static void composite_vjp_cpu(const ad_launch *launch) {
                 g += dp[c] * colour[3 * k + c];
                 dcolour[3 * k + c] = w * dp[c];
             }
-            dsigma[k] = delta[k] * (dt[k] * g - behind);
+            float slope = dt[k] * g - behind; // along the optical depth sigma delta
+            dsigma[k] = delta[k] * slope;
+            if (ddelta) ddelta[k] = sigma[k] * slope;
             dt[k] = w * d_depth;
             behind += w * g;
         }
@@ -135,20 +142,19 @@ static void composite_vjp_cpu(const ad_launch *launch) {
 static const ad_op op_composite_vjp = {
     .name = "composite_vjp", .inputs_min = VJP_INPUTS, .inputs_max = VJP_INPUTS,
     .outputs = VJP_OUTPUTS, .optional = 15u << DPIXEL, .flags = AD_OP_NO_GRADIENT,
-    .attribute_bytes = sizeof(composite_attributes), .infer = composite_vjp_infer,
+    .attribute_bytes = sizeof(composite_vjp_attributes), .infer = composite_vjp_infer,
     .cpu = composite_vjp_cpu};
 
 static void composite_vjp_fused(ad_vjp *call) {
     ad_tensor in[VJP_INPUTS], out[VJP_OUTPUTS];
     memcpy(in, call->input, INPUTS * sizeof *in);
     memcpy(in + DPIXEL, call->dy, OUTPUTS * sizeof *in);
-    if (!ad_apply(call->ctx, &op_composite_vjp, VJP_INPUTS, in, call->attributes, out)) return;
-    for (int i = 0; i < VJP_OUTPUTS; i++) // sigma, colour and t are the first three of both
+    composite_vjp_attributes attributes = {
+        .stop = ((const composite_attributes *)call->attributes)->stop,
+        .delta = call->wanted >> DELTA & 1};
+    if (!ad_apply(call->ctx, &op_composite_vjp, VJP_INPUTS, in, &attributes, out)) return;
+    for (int i = 0; i < VJP_OUTPUTS; i++) // in the order of the inputs
         if (call->wanted >> i & 1) call->dx[i] = out[i];
-    if (!(call->wanted >> DELTA & 1)) return;
-    // sigma and delta only occur as a product: delta's gradient is sigma's times sigma / delta.
-    ad_tensor slope = ad_div(call->ctx, call->input[SIGMA], call->input[DELTA]);
-    call->dx[DELTA] = ad_mul(call->ctx, out[DSIGMA], slope);
 }
 
 /* ---- the composition */
