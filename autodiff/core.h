@@ -166,7 +166,7 @@ ad_tensor ad_handle(ad_context *ctx, uint32_t slot);
 uint32_t ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *size);
 bool ad_record_allocate(ad_context *ctx, ad_record *record);
 void ad_record_free(ad_context *ctx, uint32_t slot);
-// Another record of the same bytes, made by no node.
+// Another record of the same bytes and tangent, made by no node.
 ad_tensor ad_alias(ad_context *ctx, ad_tensor x);
 void ad_owned_cut(ad_context *ctx, size_t length); // frees what was made since, but the kept
 void ad_closed_sweep(ad_context *ctx);             // frees what only an empty tape had named

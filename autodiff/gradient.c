@@ -361,6 +361,11 @@ bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *
         if (s.reach[i - s.first] && any && !step_back(&s, node, cotangent)) break;
         if (any) let_go(&s, node, cotangent, y, ys);
     }
+    // Of a tensor asked for several times the last entry has the gradient.
+    for (int i = 0; i < n && !accumulate && !ctx->failed; i++) {
+        int last = wanted_index(&s, ad_record_at(ctx, xs[i].slot));
+        if (last > i && dxs[last].slot) dxs[i] = s.own ? ad_alias(ctx, dxs[last]) : dxs[last];
+    }
     for (int i = n; i-- > 0;) ad_record_at(ctx, xs[i].slot)->mark = old_mark[i];
     if (s.own) ctx->no_grad--;
     ctx->backward_depth--;

