@@ -9,5 +9,6 @@
 int fuzz_png(const uint8_t *data, size_t size);
 int fuzz_jpeg(const uint8_t *data, size_t size);
 int fuzz_transforms(const uint8_t *data, size_t size);
+int fuzz_safetensors(const uint8_t *data, size_t size);
 
 #endif

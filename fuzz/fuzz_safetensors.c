@@ -1,15 +1,10 @@
-/* libFuzzer: any bytes at all, opened as a safetensors file and read where that succeeds.
-   Build: clang-14 -g -O1 -fsanitize=fuzzer,address,undefined -I. fuzz/fuzz_safetensors.c
-          autodiff/safetensors.c autodiff/safetensors_header.c autodiff/file.c autodiff/text.c
-          autodiff/message.c -lm -o fuzz_safetensors
-   Run:   ./fuzz_safetensors -max_len=4096 -dict=fuzz/safetensors.dict fuzz/corpus/safetensors */
+/* Fuzz target: any bytes at all, opened as a safetensors file and read where that succeeds. */
 #include <stdlib.h>
 
 #include "autodiff/safetensors.h"
+#include "fuzz/fuzz.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count);
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
+int fuzz_safetensors(const uint8_t *bytes, size_t count) {
     ad_safetensors file;
     ad_message error;
     if (!ad_safetensors_open_memory(&file, bytes, count, "fuzz", &error)) return 0;

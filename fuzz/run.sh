@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fuzzes one reader: fuzz/run.sh png|jpeg|transforms [SECONDS] [FOLDER]
+# Fuzzes one reader: fuzz/run.sh png|jpeg|transforms|safetensors [SECONDS] [FOLDER]
 # Needs clang with libFuzzer (Debian: clang-14 libclang-rt-14-dev). Findings and the grown corpus
 # stay in FOLDER (default: fuzz-out/NAME, ignored by git); small inputs worth keeping go to
 # fuzz/corpus/NAME, which `./dev test` replays.
 set -eu
-name=${1:?usage: fuzz/run.sh png|jpeg|transforms [SECONDS] [FOLDER]}
+name=${1:?usage: fuzz/run.sh png|jpeg|transforms|safetensors [SECONDS] [FOLDER]}
 seconds=${2:-1800}
 cd "$(dirname "$0")/.."
 out=${3:-$PWD/fuzz-out/$name}
@@ -15,6 +15,7 @@ ${CC:-clang-14} -std=c17 -g -O1 -fno-omit-frame-pointer -I. \
     -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
     -DFUZZ_TARGET="fuzz_$name" fuzz/libfuzzer.c "fuzz/fuzz_$name.c" $extra \
     render/load_*.c render/camera.c render/image_resize.c autodiff/message.c \
+    autodiff/safetensors.c autodiff/safetensors_header.c autodiff/file.c autodiff/text.c \
     -lpng -ljpeg -lexif -lcjson -lz -lm -o "$out/fuzz_$name"
 corpus=$PWD/fuzz/corpus/$name
 dict=
