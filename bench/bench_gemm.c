@@ -1,7 +1,6 @@
 // Dense f32 products against OpenBLAS, if it is installed, on the kernel that it chooses for this
 // machine, and against the multiply-add peak measured in the same run. One JSON line a case, both
-// in turn so that the neighbours' load hits both alike; the best of many, on one thread in
-// processor time, on two by the clock on the wall.
+// in turn so that the neighbours' load hits both alike; the best of many.
 //
 // OpenBLAS is opened at run time. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE must not be set, or the
 // peer is not at its best; they are taken out of the environment here.
@@ -55,23 +54,24 @@ static void run_case(const peer *blas, int64_t m, int64_t n, int64_t k, int vari
                        .m = m, .n = n, .k = k, .a = a, .b = b, .c = c};
     // So many calls between two looks at the clock that a look costs nothing.
     const double flop = 2.0 * (double)m * (double)n * (double)k;
-    const int calls = 1 + (int)(2e6 / flop);
+    const int calls = 1 + (int)(1e7 / flop);
     enum { NO_TRANS = 111, TRANS = 112, ROW_MAJOR = 101 };
     const int lda = (int)(variant & 1 ? m : k), ldb = (int)(variant & 2 ? k : n);
     double ours = 1e30, theirs = 1e30;
     if (blas->multiply && blas->set_threads) blas->set_threads(threads);
     for (double end = bench_now() + seconds; bench_now() < end;) {
-        double begin = bench_time(threads);
+        bench_moment begin = bench_look();
         for (int i = 0; i < calls; i++) ad_cpu_gemm_f32(&job, threads, workspace);
-        double middle = bench_time(threads);
-        if (middle - begin < ours) ours = middle - begin;
+        double took = bench_seconds(begin, bench_look(), threads);
+        if (took < ours) ours = took;
         if (!blas->multiply) continue;
-        middle = bench_time(threads);
+        begin = bench_look();
         for (int i = 0; i < calls; i++)
-            blas->multiply(ROW_MAJOR, variant & 1 ? TRANS : NO_TRANS, variant & 2 ? TRANS : NO_TRANS,
-                           (int)m, (int)n, (int)k, 1, a, lda, b, ldb, 0, c, (int)n);
-        double after = bench_time(threads);
-        if (after - middle < theirs) theirs = after - middle;
+            blas->multiply(ROW_MAJOR, variant & 1 ? TRANS : NO_TRANS,
+                           variant & 2 ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, 1, a, lda, b,
+                           ldb, 0, c, (int)n);
+        took = bench_seconds(begin, bench_look(), threads);
+        if (took < theirs) theirs = took;
     }
     ours /= calls, theirs /= calls;
     printf("{\"bench\":\"gemm\",\"m\":%d,\"n\":%d,\"k\":%d,\"transposed\":\"%s%s\",\"threads\":%d,"

@@ -53,13 +53,15 @@ static void run_case(const bench_case *c, int threads, double seconds, double ma
 
     double best_forward = 1e30, best_backward = 1e30;
     for (double end = bench_now() + seconds; bench_now() < end;) {
-        double begin = bench_time(threads);
+        const bench_moment begin = bench_look();
         ad_cpu_mlp_forward(mlp, threads, &forward);
-        double middle = bench_time(threads);
+        const bench_moment middle = bench_look();
         ad_cpu_mlp_backward(mlp, threads, &backward);
-        double after = bench_time(threads);
-        if (middle - begin < best_forward) best_forward = middle - begin;
-        if (after - middle < best_backward) best_backward = after - middle;
+        const bench_moment after = bench_look();
+        const double first_half = bench_seconds(begin, middle, threads);
+        const double second_half = bench_seconds(middle, after, threads);
+        if (first_half < best_forward) best_forward = first_half;
+        if (second_half < best_backward) best_backward = second_half;
     }
     const double flop_forward = 2 * products * (double)c->rows;
     const double first = (double)mlp->width[0] * mlp->width[1];

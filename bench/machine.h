@@ -17,17 +17,28 @@ static inline double bench_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// For what is timed: on one thread its own processor time, so that neighbours who take the core
-// away in between do not count; on more the clock on the wall.
-static inline double bench_time(int threads) {
+// A moment on the wall and of this thread's own processor time.
+typedef struct bench_moment {
+    double wall, processor;
+} bench_moment;
+
+static inline bench_moment bench_look(void) {
     struct timespec t;
-    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (bench_moment){bench_now(), (double)t.tv_sec + 1e-9 * (double)t.tv_nsec};
+}
+
+// Seconds between two moments: on the wall, but for long work on one thread its processor time, so
+// that neighbours who take the core away meanwhile do not count. The processor clock is coarse.
+static inline double bench_seconds(bench_moment begin, bench_moment end, int threads) {
+    const double wall = end.wall - begin.wall;
+    return threads == 1 && wall > 2e-3 ? end.processor - begin.processor : wall;
 }
 
 // GFLOP/s of independent multiply-adds in registers, on every thread at once.
 static inline double bench_peak_once(const bool bf16, int threads) {
-    double begin = bench_time(threads), check = 0;
+    const bench_moment begin = bench_look();
+    double check = 0;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : check)
     for (int t = 0; t < threads; t++) {
         ad_f32v sum[BENCH_PEAK_CHAINS];
@@ -44,7 +55,7 @@ static inline double bench_peak_once(const bool bf16, int threads) {
         AD_UNROLL
         for (int i = 0; i < BENCH_PEAK_CHAINS; i++) check += (double)sum[i][0];
     }
-    const double seconds = bench_time(threads) - begin;
+    const double seconds = bench_seconds(begin, bench_look(), threads);
     volatile double sink = check; // the sums must be worth computing
     (void)sink;
     const double products = (double)(AD_LANES * BENCH_PEAK_CHAINS * (bf16 ? 2 : 1));

@@ -2,8 +2,9 @@
 //
 // k is cut into blocks of 256. Of each block, b is packed into panels as wide as a tile, so that
 // the kernel reads it in one stream and every line that it touches it uses; a is read where it
-// lies, or, if it is stored transposed and large, turned first. Matrices that fit the nearest
-// cache skip the packing, except for a last column narrower than a vector and for a transposed b.
+// lies, or, if it is stored transposed and large, turned first. A b that fits the nearest cache is
+// read where it lies, unless it is transposed; where the machine has no masked loads, its last
+// panel is packed if its last vector is not full.
 //
 // Work is given out in blocks of rows, or in matrices if the batch has many. Which thread does
 // what, which path is taken and how wide a tile is changes no bit: every number of c is summed
@@ -17,7 +18,8 @@ enum {
     BLOCK_K = 256,
     BLOCK_N = 1024,       // columns of b that are packed at a time
     BLOCK_M = 96,         // rows of a task
-    DIRECT_K_N = 32 * 1024 // b of at most so many numbers is read where it lies
+    DIRECT = 32 * 1024, // a transposed a or a b of at most so many numbers is read where it lies
+    TINY = 64              // sizes up to here take the shortest way
 };
 
 typedef struct gemm_pass {
@@ -85,7 +87,7 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
         .a_stride = job->lda, .c_stride = job->ldc, .add = job->accumulate || !first,
         .activation = last ? job->activation : AD_CPU_IDENTITY, .leak = job->leak};
     // A transposed a whose lines would not stay in the nearest cache is turned.
-    if (job->transposed_a && block->depth > 64 && block->columns > 64) {
+    if (job->transposed_a && block->depth * job->lda > DIRECT && block->columns > TINY) {
         ad_u32_transpose((const uint32_t *)panel.a, job->lda, block->depth, rows,
                          (uint32_t *)block->packed_a, padded(block->depth));
         panel.transposed = false;
@@ -98,13 +100,12 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
         if (block->packed) {
             panel.b = block->packed_b + j * block->depth;
             panel.b_stride = vectors * AD_LANES;
+        } else if (!AD_SIMD_MASKED && panel.columns % AD_LANES) {
+            panel.b = block->packed_b;
+            panel.b_stride = vectors * AD_LANES;
         } else {
-            // A last vector that is not full goes alone, through the packed memory.
-            if (panel.columns % AD_LANES && vectors > 1) panel.columns = --vectors * AD_LANES;
             panel.b = b + block->k0 * job->ldb + block->first + j;
             panel.b_stride = job->ldb;
-            if (panel.columns % AD_LANES)
-                panel.b = block->packed_b, panel.b_stride = AD_LANES;
         }
         panel.vectors = vectors;
         panel.c = c + row * job->ldc + block->first + j;
@@ -113,23 +114,17 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
     }
 }
 
-// Packs what the block needs of b: panels t, t + threads, ... of all, or a last narrow column.
+// Packs what the block needs of b: panels t, t + threads, ... of all, or only a last narrow one.
 static void pack_block(const ad_cpu_gemm *job, const float *b, const gemm_block *block, int t,
                        int threads) {
-    if (!block->packed) {
-        const int64_t tail = block->columns % AD_LANES;
-        if (tail && t == 0)
-            pack_panel(job, b, block->k0, block->depth, block->first + block->columns - tail, tail,
-                       block->packed_b);
-        return;
-    }
+    if (!block->packed && (AD_SIMD_MASKED || block->columns % AD_LANES == 0)) return;
     int vectors = 0, panel = 0;
     for (int64_t j = 0; j < block->columns; j += vectors * AD_LANES, panel++) {
         vectors = ad_tile_vectors((int)((block->columns - j + AD_LANES - 1) / AD_LANES));
-        if (panel % threads == t)
-            pack_panel(job, b, block->k0, block->depth, block->first + j,
-                       least(block->columns - j, vectors * AD_LANES),
-                       block->packed_b + j * block->depth);
+        const int64_t wide = least(block->columns - j, vectors * AD_LANES);
+        if (block->packed ? panel % threads != t : wide % AD_LANES == 0) continue;
+        pack_panel(job, b, block->k0, block->depth, block->first + j, wide,
+                   block->packed_b + (block->packed ? j * block->depth : 0));
     }
 }
 
@@ -142,7 +137,7 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
     float *c = (float *)job->c + item * job->c_batch_stride;
     const size_t a_words = packed_a_words(job->m, job->k);
     gemm_block block = {
-        .packed = job->transposed_b || (job->m > 48 && job->k * job->n > DIRECT_K_N),
+        .packed = job->transposed_b || (job->m > 48 && job->k * job->n > DIRECT),
         .packed_b = pass->packed_b + (size_t)slot * packed_b_words(job->n, job->k)};
     float *packed_a = pass->packed_a + (size_t)slot * a_words;
 
@@ -160,8 +155,9 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
             // Rows go to whichever thread is free; tasks shrink until every thread has some.
             int64_t high = BLOCK_M, next = 0;
             while (high > 24 && high * threads * 2 > job->m) high /= 2;
-#pragma omp parallel for num_threads(threads) schedule(static)
-            for (int t = 0; t < threads; t++) pack_block(job, b, &block, t, threads);
+            const int packers = block.packed ? threads : 1;
+#pragma omp parallel for num_threads(packers) schedule(static) if (packers > 1)
+            for (int t = 0; t < packers; t++) pack_block(job, b, &block, t, packers);
 #pragma omp parallel for num_threads(threads) schedule(static)
             for (int t = 0; t < threads; t++) {
                 gemm_block own = block;
@@ -181,7 +177,25 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
     }
 }
 
+// One panel and no packing: all that a small product needs.
+static bool multiply_tiny(const ad_cpu_gemm *job) {
+    if (job->transposed_b || job->batch > 1 || job->m > TINY || job->k > TINY ||
+        job->n > AD_TILE_VECTORS_MAX * AD_LANES || job->m <= 0 || job->n <= 0)
+        return false;
+    if (!AD_SIMD_MASKED && job->n % AD_LANES) return false;
+    const ad_gemm_panel panel = {
+        .transposed = job->transposed_a, .rows = (int)job->m, .columns = (int)job->n,
+        .vectors = (int)(job->n + AD_LANES - 1) / AD_LANES, .depth = job->k, .a = job->a,
+        .a_stride = job->lda ? job->lda : job->transposed_a ? job->m : job->k, .b = job->b,
+        .b_stride = job->ldb ? job->ldb : job->n, .c = job->c,
+        .c_stride = job->ldc ? job->ldc : job->n, .add = job->accumulate, .bias = job->bias,
+        .activation = job->activation, .leak = job->leak};
+    ad_gemm_multiply(&panel);
+    return true;
+}
+
 void ad_cpu_gemm_f32(const ad_cpu_gemm *job, int threads, void *workspace) {
+    if (multiply_tiny(job)) return;
     ad_cpu_gemm full = *job;
     if (full.batch == 0) full.batch = 1;
     if (full.m <= 0 || full.n <= 0 || full.batch <= 0) return;

@@ -2,50 +2,44 @@
 
 #include "autodiff/cpu/gemm_tile.h"
 
-// Where the sums start: c, or zero, and the bias.
-AD_INLINE void panel_start(const int rows, const int vectors, const ad_gemm_panel *p, int row,
-                           ad_tile_sums sum) {
-    const int last = p->columns - (vectors - 1) * AD_LANES; // columns of the last vector
-    AD_UNROLL
-    for (int v = 0; v < vectors; v++) {
-        const bool whole = v < vectors - 1 || last == AD_LANES;
-        ad_f32v bias = {0};
-        if (p->bias)
-            bias = whole ? ad_f32v_load(p->bias + v * AD_LANES)
-                         : ad_f32v_load_partial(p->bias + v * AD_LANES, last);
-        AD_UNROLL
-        for (int r = 0; r < rows; r++) {
-            sum[r][v] = bias;
-            const float *from = p->c + (row + r) * p->c_stride + v * AD_LANES;
-            if (p->add) sum[r][v] += whole ? ad_f32v_load(from) : ad_f32v_load_partial(from, last);
-        }
-    }
-}
-
-AD_INLINE void panel_finish(const int rows, const int vectors, const ad_gemm_panel *p, int row,
-                            ad_tile_sums sum) {
-    const int last = p->columns - (vectors - 1) * AD_LANES;
-    if (p->activation != AD_CPU_IDENTITY)
-        ad_tile_activate(p->activation == AD_CPU_LEAKY_RELU, p->leak, rows, vectors, sum);
-    AD_UNROLL
-    for (int r = 0; r < rows; r++) {
-        float *to = p->c + (row + r) * p->c_stride;
-        AD_UNROLL
-        for (int v = 0; v < vectors; v++) {
-            if (v < vectors - 1 || last == AD_LANES) ad_f32v_store(to + v * AD_LANES, sum[r][v]);
-            else ad_f32v_store_partial(to + v * AD_LANES, sum[r][v], last);
-        }
-    }
+// A vector of a row, which may be the last one and not full.
+AD_INLINE ad_f32v row_load(const float *row, const int v, const int vectors, int last) {
+    if (v < vectors - 1) return ad_f32v_load(row + v * AD_LANES);
+    return ad_f32v_load_partial(row + v * AD_LANES, last);
 }
 
 AD_INLINE void panel_tile(const bool transposed, const int rows, const int vectors,
                           const ad_gemm_panel *p, int row) {
+    const int last = p->columns - (vectors - 1) * AD_LANES; // columns of the last vector
+    float *c = p->c + row * p->c_stride;
+
+    // The sums start at zero, c, the bias or both.
     ad_tile_sums sum;
-    const float *a = p->a + (transposed ? row : row * p->a_stride);
-    panel_start(rows, vectors, p, row, sum);
-    ad_tile_multiply(false, transposed, rows, vectors, p->depth, (const uint32_t *)a, p->a_stride,
-                     (const uint32_t *)p->b, p->b_stride, sum);
-    panel_finish(rows, vectors, p, row, sum);
+    AD_UNROLL
+    for (int v = 0; v < vectors; v++) {
+        ad_f32v start = {0};
+        if (p->bias) start = row_load(p->bias, v, vectors, last);
+        AD_UNROLL
+        for (int r = 0; r < rows; r++) {
+            sum[r][v] = start;
+            if (p->add) sum[r][v] += row_load(c + r * p->c_stride, v, vectors, last);
+        }
+    }
+    const uint32_t *a = (const uint32_t *)(p->a + (transposed ? row : row * p->a_stride));
+    const ad_tile_right b = {.words = (const uint32_t *)p->b, .stride = p->b_stride,
+                             .partial = AD_SIMD_MASKED, .last = last};
+    ad_tile_multiply(false, transposed, rows, vectors, p->depth, a, p->a_stride, b, sum);
+    if (p->activation != AD_CPU_IDENTITY)
+        ad_tile_activate(p->activation == AD_CPU_LEAKY_RELU, p->leak, rows, vectors, sum);
+    AD_UNROLL
+    for (int r = 0; r < rows; r++) {
+        float *to = c + r * p->c_stride;
+        AD_UNROLL
+        for (int v = 0; v < vectors; v++) {
+            if (v < vectors - 1) ad_f32v_store(to + v * AD_LANES, sum[r][v]);
+            else ad_f32v_store_partial(to + v * AD_LANES, sum[r][v], last);
+        }
+    }
 }
 
 AD_INLINE void panel_column(const bool transposed, const int vectors, const ad_gemm_panel *p) {

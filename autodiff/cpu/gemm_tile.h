@@ -13,7 +13,7 @@ typedef struct ad_gemm_panel {
     int64_t depth;
     const float *a;
     int64_t a_stride;
-    const float *b; // (depth, vectors), whole vectors can be read
+    const float *b; // (depth, columns); without masked loads whole vectors are read
     int64_t b_stride;
     float *c;
     int64_t c_stride;

@@ -61,7 +61,7 @@ AD_INLINE void layer_tile(const bool bf16, const int rows, const int vectors,
         for (int r = 0; r < rows; r++) sum[r][v] = start;
     }
     ad_tile_multiply(bf16, false, rows, vectors, p->depth, p->a + row * p->a_stride, p->a_stride,
-                     p->b + column, padded, sum);
+                     (ad_tile_right){.words = p->b + column, .stride = padded}, sum);
     if (p->gate) layer_gate(bf16, rows, vectors, p, row, column, sum);
     else if (p->activation != AD_CPU_IDENTITY)
         ad_tile_activate(p->activation == AD_CPU_LEAKY_RELU, p->leak, rows, vectors, sum);
@@ -127,8 +127,8 @@ AD_INLINE void outer_tile(const bool bf16, const int rows, const int vectors, co
         for (int v = 0; v < vectors; v++)
             sum[r][v] = ad_f32v_load(to + (int64_t)r * p->columns + v * AD_LANES);
     }
-    ad_tile_multiply(bf16, true, rows, vectors, p->depth, p->a + row, p->a_stride, p->b + column,
-                     p->b_stride, sum);
+    ad_tile_multiply(bf16, true, rows, vectors, p->depth, p->a + row, p->a_stride,
+                     (ad_tile_right){.words = p->b + column, .stride = p->b_stride}, sum);
     AD_UNROLL
     for (int r = 0; r < rows; r++) {
         AD_UNROLL

@@ -143,10 +143,26 @@ AD_INLINE ad_f32v ad_f32v_relu(ad_f32v v) {
 
 // ---------------------------------------------------------------- partial vectors
 // count is 1 .. lanes; missing lanes load as zero and are not stored. No byte past is touched.
+// With AD_SIMD_MASKED they cost no more than whole ones, in a loop that does not change the count.
+
+#if defined(AD_SIMD_AVX512) || defined(AD_SIMD_AVX2)
+#define AD_SIMD_MASKED 1
+#else
+#define AD_SIMD_MASKED 0
+#endif
+
+#if defined(AD_SIMD_AVX2)
+AD_INLINE __m256i ad_i32v_below(int count) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
+}
+#endif
 
 AD_INLINE ad_f32v ad_f32v_load_partial(const void *from, int count) {
 #if defined(AD_SIMD_AVX512)
     return (ad_f32v)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#elif defined(AD_SIMD_AVX2)
+    return (ad_f32v)_mm256_maskload_ps(from, ad_i32v_below(count));
 #else
     ad_f32v v = {0};
     memcpy(&v, from, (size_t)count * sizeof(float));
@@ -157,6 +173,8 @@ AD_INLINE ad_f32v ad_f32v_load_partial(const void *from, int count) {
 AD_INLINE void ad_f32v_store_partial(void *to, ad_f32v v, int count) {
 #if defined(AD_SIMD_AVX512)
     _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
+#elif defined(AD_SIMD_AVX2)
+    _mm256_maskstore_ps(to, ad_i32v_below(count), (__m256)v);
 #else
     memcpy(to, &v, (size_t)count * sizeof(float));
 #endif

@@ -35,12 +35,20 @@ AD_INLINE int ad_tile_vectors(int vectors) {
 
 typedef ad_f32v ad_tile_sums[AD_TILE_ROWS_MAX][AD_TILE_VECTORS_MAX];
 
+// How b is read: whole vectors, or of the last vector of a row the first `last` lanes only.
+typedef struct ad_tile_right {
+    const uint32_t *words;
+    int64_t stride;
+    bool partial; // a constant at every call
+    int last;
+} ad_tile_right;
+
 // a[r, k] is at a + r * a_stride + k, or at a + k * a_stride + r if transposed;
-// b[k, v] is at b + k * b_stride + v * lanes.
+// b[k, v] is at b.words + k * b.stride + v * lanes.
 AD_INLINE void ad_tile_multiply(const bool bf16, const bool transposed, const int rows,
                                 const int vectors, int64_t depth, const uint32_t *a,
-                                int64_t a_stride, const uint32_t *b, int64_t b_stride,
-                                ad_tile_sums sum) {
+                                int64_t a_stride, const ad_tile_right b, ad_tile_sums sum) {
+    const uint32_t *from = b.words;
     const uint32_t *a_row[AD_TILE_ROWS_MAX];
     AD_UNROLL
     for (int r = 0; r < rows; r++) a_row[r] = transposed ? a : a + r * a_stride;
@@ -48,8 +56,12 @@ AD_INLINE void ad_tile_multiply(const bool bf16, const bool transposed, const in
     for (int64_t k = 0; k < depth; k++) {
         ad_u32v right[AD_TILE_VECTORS_MAX];
         AD_UNROLL
-        for (int v = 0; v < vectors; v++) right[v] = ad_u32v_load(b + v * AD_LANES);
-        b += b_stride;
+        for (int v = 0; v < vectors; v++) {
+            const uint32_t *at = from + v * AD_LANES;
+            right[v] = b.partial && v == vectors - 1 ? (ad_u32v)ad_f32v_load_partial(at, b.last)
+                                                     : ad_u32v_load(at);
+        }
+        from += b.stride;
         AD_UNROLL
         for (int r = 0; r < rows; r++) {
             ad_u32v left = ad_u32v_set(transposed ? a[r] : a_row[r][k]);
