@@ -173,7 +173,7 @@ static int plan_memory(const render_dataset *dataset, const frame_work *work, in
     if (left >= flight) return flight > 0 ? (int)fmin(threads, left / flight) : threads;
     int fits = downscale + 1;
     while (fits < 64 && kept_bytes(dataset, work, fits) + flight > (double)budget) fits++;
-    ad_fail(error, "%s: %d images need %.0f MB, more than the budget of %.0f MB; --downscale %d "
+    ad_fail(error, "%s: %d images need %.4g MB, more than the budget of %.4g MB; --downscale %d "
             "%s", dataset->folder, dataset->count, (kept + flight) / 1e6, (double)budget / 1e6,
             fits, fits < 64 ? "fits" : "is not enough");
     return 0;

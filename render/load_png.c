@@ -42,6 +42,21 @@ static void on_warning(png_structp png, const char *text) {
     (void)png, (void)text; /* doubtful side information; the pixels are still whole */
 }
 
+/* libpng allocates what a chunk's length claims before it reads the chunk, up to 2 GB, and only
+ * warns above png_set_chunk_malloc_max; so every length is held against the file's first. */
+static bool check_chunks(const char *name, const uint8_t *bytes, size_t size, ad_message *error) {
+    for (size_t at = 8; at + 8 <= size;) {
+        const uint8_t *b = bytes + at;
+        size_t length = (size_t)b[0] << 24 | (size_t)b[1] << 16 | (size_t)b[2] << 8 | b[3];
+        if (length + 12 > size - at)
+            return ad_fail(error, "%s: expected a PNG image, found damaged data: the chunk at byte "
+                           "%zu reaches past the end of the file", name, at);
+        if (memcmp(b + 4, "IEND", 4) == 0) break; /* what follows is nobody's business */
+        at += length + 12;
+    }
+    return true;
+}
+
 /* Opens the reader over the bytes. False when memory is out; does not jump. */
 static bool reader_open(png_reader *reader, const uint8_t *bytes, size_t size) {
     reader->bytes = bytes, reader->size = size;
@@ -102,6 +117,7 @@ bool render_png_decode(render_image *image, const char *name, const uint8_t *byt
                        const render_image_options *options, ad_message *error) {
     memset(image, 0, sizeof *image);
     png_reader reader = {0};
+    if (!check_chunks(name, bytes, size, error)) return false;
     if (!reader_open(&reader, bytes, size)) {
         ad_fail(error, "%s: out of memory for the PNG reader", name);
         goto fail;

@@ -120,10 +120,20 @@ Test(camera, a_fold_is_noticed) {
     expect_near(d[0] * d[0] + d[1] * d[1] + d[2] * d[2], 1, 1e-14, "length");
     cr_assert(render_camera_project(&camera, (double[3]){0.9, 0, -1}, &x, &y));
     cr_assert_not(render_camera_project(&camera, (double[3]){0.93, 0, -1}, &x, &y));
+    cr_assert_not(render_camera_project(&camera, (double[3]){0, 0.93, -1}, &x, &y));
     camera.model = RENDER_CAMERA_FISHEYE;
     cr_assert(render_camera_ray(&camera, 0.6085, 0, o, d));
     cr_assert_not(render_camera_ray(&camera, 0.6087, 0, o, d));
     cr_assert_not(render_camera_project(&camera, (double[3]){tan(0.93), 0, -1}, &x, &y));
+
+    /* p1 = p2 = -0.2: on the axes v - 0.6 v^2, which turns at v = 0.8333. */
+    render_camera bent = {.fx = 1, .fy = 1, .p = {-0.2, 0}};
+    bent.pose[0][0] = bent.pose[1][1] = bent.pose[2][2] = 1;
+    cr_assert(render_camera_project(&bent, (double[3]){0, -0.82, -1}, &x, &y));
+    cr_assert_not(render_camera_project(&bent, (double[3]){0, -0.84, -1}, &x, &y));
+    bent.p[0] = 0, bent.p[1] = -0.2;
+    cr_assert(render_camera_project(&bent, (double[3]){0.82, 0, -1}, &x, &y));
+    cr_assert_not(render_camera_project(&bent, (double[3]){0.84, 0, -1}, &x, &y));
 }
 
 Test(camera, scaling_keeps_the_rays) {

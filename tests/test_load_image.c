@@ -83,7 +83,8 @@ Test(load_png, transparency_of_a_palette_and_of_one_colour) {
 }
 
 Test(load_png, damaged_and_hostile_files_are_refused) {
-    refuse(PNG_CORPUS "truncated.png", "ends early");
+    refuse(PNG_CORPUS "truncated.png", "past the end of the file");
+    refuse(PNG_CORPUS "long_chunk.png", "past the end of the file"); /* it claims 1.6 GB */
     refuse(PNG_CORPUS "bad_checksum.png", "damaged");
     refuse(PNG_CORPUS "bomb.png", "50000 x 50000");
     refuse("fuzz/corpus/png", "found a folder");
@@ -97,6 +98,18 @@ Test(load_png, damaged_and_hostile_files_are_refused) {
     const render_image_options roomy = {.pixels_max = INT64_MAX};
     cr_assert_not(render_image_decode(&image, "x", bytes, size, &roomy, &error));
     cr_assert(strstr(error.text, "cannot be in a file of"), "%s", error.text);
+    free(bytes);
+}
+
+Test(load_png, bytes_after_the_end_are_ignored) {
+    size_t size;
+    uint8_t *bytes = fixture_read(PNG_CORPUS "type0_depth1_plain.png", &size);
+    bytes = realloc(bytes, size + 64);
+    memset(bytes + size, 0xff, 64);
+    render_image image;
+    ad_message error = {{0}};
+    cr_assert(render_image_decode(&image, "x", bytes, size + 64, NULL, &error), "%s", error.text);
+    render_image_free(&image);
     free(bytes);
 }
 
@@ -183,6 +196,7 @@ Test(load_jpeg, every_encoding) {
 Test(load_jpeg, damaged_files_are_refused) {
     refuse(JPEG_CORPUS "truncated.jpg", "damaged");
     refuse(JPEG_CORPUS "truncated_late.jpg", "damaged"); /* libjpeg alone fills in grey */
+    refuse(JPEG_CORPUS "early_end.jpg", "damaged"); /* the end marker comes too soon */
     refuse(JPEG_CORPUS "cmyk.jpg", "CMYK");
 }
 

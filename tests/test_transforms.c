@@ -45,8 +45,8 @@ Test(transforms, text_that_is_no_json) {
     refuse(deep, "dir/t.json:1: expected JSON nested at most 64 deep");
     free(deep);
     render_transforms transforms;
-    parse(&transforms, "{\"note\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
-                       "[[[[[[[[[[[[[[[[[[[[[[[\\\"[\"," ANGLE "\"frames\":[" FRAME(GOOD) "]}");
+    parse(&transforms, "{\"note\":\"\\\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
+                       "[[[[[[[[[[[[[[[[[[[[[[[\"," ANGLE "\"frames\":[" FRAME(GOOD) "]}");
     render_transforms_free(&transforms);
 }
 
