@@ -199,9 +199,8 @@ static void slice_infer(ad_infer *call) {
     *y = *x;
     y->size[range->axis] = slice_count(range);
     y->stride[range->axis] *= step;
+    // Where the operand itself runs backwards this is negative, and the core packs it first.
     call->view_offset = y->size[range->axis] ? range->start * x->stride[range->axis] : 0;
-    // A start may lie in front of the operand's own where that runs backwards: the core adds both.
-    if (call->view_offset < 0) call->view_offset = -1;
 }
 
 // Sets step - 1 zeros behind each element of an axis, through (outer, n, 1, inner).
