@@ -26,7 +26,7 @@ typedef struct frame_work {
     int file, frame;        /* where its transforms are */
     int width, height;      /* full size, upright or as stored, see ignore_orientation */
     bool ignore_orientation;
-    int64_t masked;         /* pixels its mask takes out */
+    bool folds;             /* some pixels have no ray */
     bool failed;
     bool no_memory; /* no fault of the image: an error, whatever is tolerated */
     ad_message reason;
@@ -123,15 +123,17 @@ static bool probe_frame(render_frame *frame, frame_work *work, const render_tran
     render_camera_scale(&frame->camera, 1.0 / downscale, 1.0 / downscale);
     frame->camera.width = small_width, frame->camera.height = small_height;
 
-    /* A point the distortion folds away from has no ray; the corners fold first. */
+    /* Where the distortion folds a pixel has no ray. It does so in the corners first, in those of
+     * a round fisheye picture always; in the middle it is a mistake. */
     double origin[3], direction[3];
     for (int corner = 0; corner < 4; corner++)
         if (!render_camera_ray(&frame->camera, (corner & 1) * small_width,
                                (corner >> 1) * small_height, origin, direction))
-            return ad_fail(error, "%s: frame %d: expected distortion that can be undone, found "
-                           "coefficients that fold the image's corners", transforms->path,
-                           work->frame);
-    return true;
+            work->folds = true;
+    return render_camera_ray(&frame->camera, 0.5 * small_width, 0.5 * small_height, origin,
+                             direction) ||
+           ad_fail(error, "%s: frame %d: expected distortion that can be undone, found "
+                   "coefficients that fold the image's middle", transforms->path, work->frame);
 }
 
 /* Focal lengths in pixels for a whole file, without w and h: all its images must be one size. */
@@ -159,7 +161,7 @@ static double kept_bytes(const render_dataset *dataset, const frame_work *work, 
     double total = 0;
     for (int i = 0; i < dataset->count; i++)
         total += (double)(work[i].width / downscale) * (work[i].height / downscale) *
-                 (dataset->frames[i].mask_path ? 5 : 4);
+                 (dataset->frames[i].mask_path || work[i].folds ? 5 : 4);
     return total;
 }
 
@@ -183,7 +185,7 @@ static int plan_memory(const render_dataset *dataset, const frame_work *work, in
 
 /* A mask keeps what is brighter than half of its brightest pixel, so 0/1 and 0/255 files both
  * mean what their makers meant. */
-static bool decode_mask(render_frame *frame, frame_work *work, ad_message *error) {
+static bool decode_mask(render_frame *frame, const frame_work *work, ad_message *error) {
     render_image picture, *image = &frame->image;
     const render_image_options options = {.ignore_orientation = work->ignore_orientation};
     if (!render_image_load(&picture, frame->mask_path, &options, error)) return false;
@@ -203,12 +205,27 @@ static bool decode_mask(render_frame *frame, frame_work *work, ad_message *error
         image->mask[i] = (uint8_t)value;
         if (value > brightest) brightest = value;
     }
-    for (size_t i = 0; i < count && done; i++) {
+    for (size_t i = 0; i < count && done; i++)
         image->mask[i] = 2 * image->mask[i] > brightest ? 255 : 0;
-        work->masked += image->mask[i] == 0;
-    }
     render_image_free(&picture);
     return done;
+}
+
+/* Takes out the pixels without a ray, at the size kept. */
+static bool mask_folded(render_frame *frame, ad_message *error) {
+    render_image *image = &frame->image;
+    size_t count = (size_t)image->width * (size_t)image->height;
+    if (!image->mask) {
+        image->mask = malloc(count);
+        if (!image->mask) return ad_fail(error, "%s: out of memory", frame->path);
+        memset(image->mask, 255, count);
+    }
+    double origin[3], direction[3];
+    for (int y = 0; y < image->height; y++)
+        for (int x = 0; x < image->width; x++)
+            if (!render_camera_ray(&frame->camera, x + 0.5, y + 0.5, origin, direction))
+                image->mask[(size_t)y * (size_t)image->width + (size_t)x] = 0;
+    return true;
 }
 
 static bool decode_pixels(render_frame *frame, frame_work *work, int downscale) {
@@ -219,7 +236,8 @@ static bool decode_pixels(render_frame *frame, frame_work *work, int downscale) 
         return ad_fail(error, "%s: expected %d x %d pixels, found %d x %d", frame->path,
                        work->width, work->height, frame->image.width, frame->image.height);
     if (frame->mask_path && !decode_mask(frame, work, error)) return false;
-    return render_image_downscale(&frame->image, downscale, error);
+    if (!render_image_downscale(&frame->image, downscale, error)) return false;
+    return !work->folds || mask_folded(frame, error);
 }
 
 static void decode_frame(render_frame *frame, frame_work *work, int downscale) {
@@ -273,8 +291,7 @@ static bool drop_failed(render_dataset *dataset, frame_work *work, double tolera
 }
 
 /* Counts, sizes and flags over the frames that are left. */
-static bool summarise(render_dataset *dataset, const frame_work *work, unsigned wanted,
-                      ad_message *error) {
+static bool summarise(render_dataset *dataset, unsigned wanted, ad_message *error) {
     double pixels = 0, masked = 0;
     dataset->same_size = true;
     for (int i = 0; i < dataset->count; i++) {
@@ -288,11 +305,11 @@ static bool summarise(render_dataset *dataset, const frame_work *work, unsigned 
         if (width > dataset->width) dataset->width = width;
         if (height > dataset->height) dataset->height = height;
         dataset->has_alpha = dataset->has_alpha || frame->image.has_alpha;
-        dataset->has_mask = dataset->has_mask || frame->mask_path;
+        dataset->has_mask = dataset->has_mask || frame->mask_path || frame->image.mask;
         size_t count = (size_t)frame->image.width * (size_t)frame->image.height;
         dataset->bytes += count * (frame->image.mask ? 5 : 4);
-        pixels += (double)work[i].width * work[i].height;
-        masked += (double)work[i].masked;
+        pixels += (double)count;
+        for (size_t j = 0; j < count && frame->image.mask; j++) masked += !frame->image.mask[j];
     }
     dataset->masked_share = pixels > 0 ? masked / pixels : 0;
     if ((wanted & RENDER_TRAIN) && dataset->train_count + dataset->held_out_count < FRAMES_MIN)
@@ -351,7 +368,7 @@ bool render_dataset_load(render_dataset *dataset, const char *folder,
         decode_all(dataset, work, downscale, threads);
     }
     done = drop_failed(dataset, work, tolerance, error) &&
-           summarise(dataset, work, wanted, error);
+           summarise(dataset, wanted, error);
 done:
     free(work);
     render_listing_free(&listing);

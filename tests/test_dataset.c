@@ -251,8 +251,8 @@ Test(dataset, the_memory_budget_is_kept_and_what_fits_is_named) {
     write_transforms("transforms.json", ANGLE, "b", ".png", 4);
     write_images("b", 4, 100, 100);
     refuse(&(render_dataset_options){.memory_budget = 140000}, "--downscale 2 fits");
-    refuse(&(render_dataset_options){.memory_budget = 200000}, "4 images need 0.26 MB, more than the "
-                                                                "budget of 0.2 MB");
+    refuse(&(render_dataset_options){.memory_budget = 200000},
+           "4 images need 0.26 MB, more than the budget of 0.2 MB"); /* one in flight */
     render_dataset dataset;
     load(&dataset, &(render_dataset_options){.memory_budget = 140000, .downscale = 2});
     cr_assert_eq(dataset.bytes, 40000);
@@ -292,6 +292,23 @@ Test(dataset, masks_by_name_and_by_path) {
     load(&dataset, NULL);
     cr_assert(dataset.masked_share == 0 && warned(&dataset, "the masks take out no pixel"));
     render_dataset_free(&dataset);
+}
+
+/* k1 = -0.4 folds at 0.6086 focal lengths from the centre: the corners of this image. */
+Test(dataset, pixels_without_a_ray_are_masked) {
+    write_transforms("transforms.json", "\"fl_x\":8,\"k1\":-0.4,", "c", ".png", 3);
+    write_images("c", 3, 8, 8);
+    render_dataset dataset;
+    load(&dataset, &(render_dataset_options){.hold_out = -1});
+    for (int i = 0; i < 64; i++) {
+        double r = hypot(i % 8 - 3.5, i / 8 - 3.5) / 8;
+        cr_assert_eq(dataset.frames[2].image.mask[i], r < 0.6086 ? 255 : 0, "pixel %d", i);
+    }
+    cr_assert_float_eq(dataset.masked_share, 4.0 / 64, 1e-12);
+    cr_assert_eq(dataset.bytes, 3 * 64 * 5);
+    render_dataset_free(&dataset);
+    write_transforms("transforms.json", "\"fl_x\":8,\"k1\":-0.4,\"cx\":40,", "c", ".png", 3);
+    refuse(&(render_dataset_options){.hold_out = -1}, "frame 0: expected distortion that can be");
 }
 
 /* ---- Folders that are none ---- */
