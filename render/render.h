@@ -93,8 +93,8 @@ typedef struct render_dataset {
     int width, height;      /* of all loaded frames; the largest where they differ */
     bool same_size;         /* all frames are width x height */
     bool has_alpha;         /* some pixel of some frame is not opaque */
-    bool has_mask;          /* some frame has a mask */
-    double masked_share;    /* share of all pixels that masks take out */
+    bool has_mask;          /* some frame has a mask, or pixels that no ray reaches */
+    double masked_share;    /* share of the pixels that masks and folded distortion take out */
     double aabb_scale;      /* as instant-ngp writes it; 0 = not given */
     double ngp_scale, ngp_offset[3]; /* instant-ngp's unit cube: world * scale + offset */
     bool field_of_view_only; /* cameras given by camera_angle_x alone, as Blender scenes are */
