@@ -169,12 +169,11 @@ Test(elementwise, results_beyond_the_cache) {
     enum { MANY = (36 << 20) / 4 }; // streamed past the caches, with an odd end
     ad_context *ctx = ad_open(NULL);
     ad_tensor i = ad_range(ctx, AD_U32, MANY + 5);
-    ad_tensor wrong = ad_equal(ctx, ad_add(ctx, i, i), ad_shift_left(ctx, i, ad_scalar(ctx, AD_U32,
-                                                                                       1)));
-    ad_tensor all = ad_slice(ctx, wrong, 0, MANY - 20000, MANY + 5, 1);
-    static uint32_t mask[20005];
-    cr_assert(ad_read(ctx, all, mask, sizeof mask), "%s", ad_error_text(ctx));
-    for (int k = 0; k < 20005; k++) cr_assert(mask[k] == 1, "element %d from the end", 20005 - k);
+    ad_tensor end = ad_slice(ctx, ad_add(ctx, i, i), 0, MANY - 20000, MANY + 5, 1);
+    static uint32_t y[20005];
+    cr_assert(ad_read(ctx, end, y, sizeof y), "%s", ad_error_text(ctx));
+    for (uint32_t k = 0; k < 20005; k++)
+        cr_assert(y[k] == 2 * (MANY - 20000 + k), "element %u of the end: %u", k, y[k]);
     ad_close(ctx);
 }
 
@@ -182,27 +181,34 @@ Test(elementwise, results_beyond_the_cache) {
 
 Test(elementwise, integers) {
     ad_context *ctx = ad_open(NULL);
-    int32_t a[4] = {INT32_MAX, -7, -1, 5}, b[4] = {1, 2, 40, 31}, y[4];
+    int32_t a[4] = {INT32_MAX, -7, -9, 5}, b[4] = {1, 2, 33, 31}, y[4];
     ad_tensor x = ad_from(ctx, AD_I32, AD_SHAPE(4), a), z = ad_from(ctx, AD_I32, AD_SHAPE(4), b);
     ad_read(ctx, ad_add(ctx, x, z), y, 16);
-    cr_expect(y[0] == INT32_MIN && y[1] == -5 && y[2] == 39 && y[3] == 36);
+    cr_expect(y[0] == INT32_MIN && y[1] == -5 && y[2] == 24 && y[3] == 36);
     ad_read(ctx, ad_shift_right(ctx, x, z), y, 16);
     cr_expect(y[0] == INT32_MAX / 2 && y[1] == -2 && y[2] == -1 && y[3] == 0);
     ad_read(ctx, ad_shift_left(ctx, x, z), y, 16);
     cr_expect(y[0] == -2 && y[1] == -28 && y[2] == 0 && y[3] == INT32_MIN);
     ad_read(ctx, ad_minimum(ctx, x, z), y, 16);
-    cr_expect(y[0] == 1 && y[1] == -7 && y[2] == -1 && y[3] == 5);
+    cr_expect(y[0] == 1 && y[1] == -7 && y[2] == -9 && y[3] == 5);
     ad_read(ctx, ad_bit_xor(ctx, x, z), y, 16);
-    cr_expect(y[0] == (INT32_MAX ^ 1) && y[1] == (-7 ^ 2) && y[2] == (-1 ^ 40) && y[3] == (5 ^ 31));
+    cr_expect(y[0] == (INT32_MAX ^ 1) && y[1] == (-7 ^ 2) && y[2] == (-9 ^ 33) && y[3] == (5 ^ 31));
+    uint32_t wide[3] = {0x80000001u, 0x80000001u, 7}, by[3] = {31, 33, 0x80000000u};
+    ad_tensor u = ad_from(ctx, AD_U32, AD_SHAPE(3), wide);
+    ad_tensor v = ad_from(ctx, AD_U32, AD_SHAPE(3), by);
+    ad_read(ctx, ad_shift_right(ctx, u, v), wide, 12);
+    cr_expect(wide[0] == 1 && wide[1] == 0 && wide[2] == 0);
+    ad_read(ctx, ad_shift_left(ctx, u, v), wide, 12);
+    cr_expect(wide[0] == 0x80000000u && wide[1] == 0 && wide[2] == 0);
     uint32_t mask[4];
     ad_read(ctx, ad_less(ctx, x, z), mask, 16);
     cr_expect(mask[0] == 0 && mask[1] == 1 && mask[2] == 1 && mask[3] == 1);
     ad_read(ctx, ad_where(ctx, ad_less(ctx, x, z), x, z), y, 16);
-    cr_expect(y[0] == 1 && y[1] == -7 && y[2] == -1 && y[3] == 5);
+    cr_expect(y[0] == 1 && y[1] == -7 && y[2] == -9 && y[3] == 5);
     cr_expect(!ad_failed(ctx), "%s", ad_error_text(ctx));
     cr_expect(ad_is_null(ad_exp(ctx, x)) && strstr(ad_error_text(ctx), "i32"));
     ad_error_clear(ctx);
-    cr_expect(ad_is_null(ad_add(ctx, x, ad_zeros(ctx, 4))) && strstr(ad_error_text(ctx), "ad_cast"));
+    cr_expect(ad_is_null(ad_add(ctx, x, ad_zeros(ctx, 4))) && strstr(ad_error_text(ctx), "cast"));
     ad_close(ctx);
 }
 

@@ -74,8 +74,10 @@ void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *
     double count = (double)ad_view_count(call->output);
     *flops = e->flops * count;
     *bytes = count * (double)ad_type_bytes(call->output->type);
-    for (int i = 0; i < call->inputs; i++)
-        *bytes += (double)ad_view_count(&call->input[i]) * (double)ad_type_bytes(call->input[i].type);
+    for (int i = 0; i < call->inputs; i++) {
+        const ad_view *x = &call->input[i];
+        *bytes += (double)ad_view_count(x) * (double)ad_type_bytes(x->type);
+    }
 }
 
 /* ---- the walk */
