@@ -152,7 +152,8 @@ Test(elementwise, views) {
 Test(elementwise, same_bits_for_any_thread_count) {
     enum { ROWS = 1500, COLUMNS = 301 };
     static float x[ROWS * COLUMNS], first[ROWS * COLUMNS], again[ROWS * COLUMNS];
-    for (int i = 0; i < ROWS * COLUMNS; i++) x[i] = (float)((i * 7919 % 20011) - 10000) / 3000;
+    for (int64_t i = 0; i < ROWS * COLUMNS; i++)
+        x[i] = (float)(i * 7919 % 20011 - 10000) / 3000;
     for (int threads = 1; threads <= 4; threads *= 2) {
         ad_context *ctx = ad_open(&(ad_options){.threads = threads});
         ad_tensor t = ad_from(ctx, AD_F32, AD_SHAPE(ROWS, COLUMNS), x);
