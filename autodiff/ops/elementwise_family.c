@@ -69,15 +69,18 @@ void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e) {
     call->saved_outputs = e->reads & AD_READS_Y ? 1 : 0;
 }
 
+static int64_t bytes_of(const ad_view *view) {
+    int64_t bytes = view->type == AD_F64 ? 8 : view->type == AD_F16 || view->type == AD_BF16 ? 2 : 4;
+    for (int axis = 0; axis < view->rank; axis++) bytes *= view->size[axis];
+    return bytes;
+}
+
 void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *flops,
                          double *bytes) {
-    double count = (double)ad_view_count(call->output);
-    *flops = e->flops * count;
-    *bytes = count * (double)ad_type_bytes(call->output->type);
-    for (int i = 0; i < call->inputs; i++) {
-        const ad_view *x = &call->input[i];
-        *bytes += (double)ad_view_count(x) * (double)ad_type_bytes(x->type);
-    }
+    int64_t total = bytes_of(call->output);
+    *flops = e->flops * (double)ad_view_count(call->output);
+    for (int i = 0; i < call->inputs; i++) total += bytes_of(&call->input[i]);
+    *bytes = (double)total;
 }
 
 /* ---- the walk */
