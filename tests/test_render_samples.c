@@ -101,14 +101,14 @@ Test(render_samples, replay_draws_as_eager_steps_do) {
 }
 
 Test(render_samples, pixels_are_fetched) {
-    static const uint32_t pixels[] = {0xff0080ffu, 0x00000000u, 0x33ffffffu, 0x01020304u};
+    static const uint32_t pixels[] = {0xff0080ffu, 0, 0x33ffffffu, 0x01020304u, 0x7f7f7f7fu};
     static const uint32_t starts[] = {0, 1, 4};
-    static const uint32_t ids[][2] = {{0, 0}, {1, 1}, {1, 2}, {1, 9}, {7, 0}, {0xffffffffu, 3}};
+    static const uint32_t ids[][2] = {{0, 0}, {1, 1}, {1, 2}, {1, 9}, {2, 0}, {0xffffffffu, 3}};
     static const float expected[6][4] = {
         {255, 128, 0, 255}, {255, 255, 255, 51}, {4, 3, 2, 1}, {0}, {0}, {0}};
     float found[6][4];
     ad_context *ctx = ad_open(NULL);
-    ad_tensor out = render_fetch_pixels(ctx, ad_from(ctx, AD_U32, AD_SHAPE(4), pixels),
+    ad_tensor out = render_fetch_pixels(ctx, ad_from(ctx, AD_U32, AD_SHAPE(5), pixels),
                                         ad_from(ctx, AD_U32, AD_SHAPE(3), starts),
                                         ad_from(ctx, AD_U32, AD_SHAPE(6, 2), ids));
     cr_assert(ad_read(ctx, out, found, sizeof found), "%s", ad_error_text(ctx));
@@ -246,9 +246,10 @@ Test(render_samples, camera_movements_are_differentiable) {
     }
 }
 
-// A known movement: half a turn about z with v along z is a screw; (x, y, z) -> (-x, -y, z + v).
+// A known movement, half a turn about z: (x, y, z) -> (-x, -y, z) + V v with
+// V = [sin a / a, -(1 - cos a) / a, 0; (1 - cos a) / a, sin a / a, 0; 0, 0, 1] at a = pi.
 Test(render_samples, a_twist_is_a_screw) {
-    const float twist[6] = {0, 0, 3.14159265f, 0, 0, 0.25f};
+    const float twist[6] = {0, 0, 3.14159265f, 0.5f, 0, 0.25f};
     float rows[LENSES * RENDER_CAMERA_NUMBERS], before[2][3], after[2][3];
     const uint32_t ids[2] = {0, 99};
     render_camera cameras[LENSES];
@@ -268,7 +269,8 @@ Test(render_samples, a_twist_is_a_screw) {
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
     for (int i = 0; i < 2; i++)
         for (int c = 0; c < 3; c++) {
-            float expected = c < 2 ? -before[i][c] : before[i][c] + (i ? 0 : 0.25f);
+            float shift = i ? 0 : c == 1 ? 0.318309886f : c == 2 ? 0.25f : 0;
+            float expected = (c < 2 ? -before[i][c] : before[i][c]) + shift;
             cr_expect(fabsf(after[i][c] - expected) < 2e-6f, "%d %d: %g, expected %g", i, c,
                       (double)after[i][c], (double)expected);
         }
