@@ -202,7 +202,7 @@ Test(reduce, argmax_takes_the_first_and_refuses_nothing) {
     cr_assert(most[0] == 1 && most[1] == 0 && most[2] == 1);
     cr_assert(least[0] == 0 && least[1] == 1 && least[2] == 1);
     ad_read(ctx, ad_argmin(ctx, x, 0), least, sizeof least); // columns
-    cr_assert(least[0] == 1 - 1 + 1 * 0 + (v[3] < v[0]) && least[1] == 2);
+    cr_assert(least[0] == 1 && least[1] == 2 && least[2] == 1);
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
     ad_argmax(ctx, ad_full(ctx, AD_F32, AD_SHAPE(2, 0), 0), 1);
     cr_assert(strstr(ad_error_text(ctx), "empty"), "%s", ad_error_text(ctx));
@@ -293,7 +293,8 @@ static ad_tensor f_reduce(ad_context *ctx, const ad_tensor *x, const void *user)
 }
 
 Test(reduce, rules) {
-    ad_shape shapes[] = {AD_SCALAR, AD_SHAPE(4), AD_SHAPE(3, 4), AD_SHAPE(2, 1, 3), AD_SHAPE(2, 3, 2)};
+    ad_shape shapes[] = {AD_SCALAR, AD_SHAPE(4), AD_SHAPE(3, 4), AD_SHAPE(2, 1, 3),
+                         AD_SHAPE(2, 3, 2)};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (unsigned axes = 0; axes < 1u << shapes[s].rank; axes++)
             for (int w = 0; w < WHICH; w++) {

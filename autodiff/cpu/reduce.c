@@ -38,7 +38,8 @@ typedef struct kernels {
 #define START(with, id, start, element, combination) case id: return start;
 #define ELEMENT(with, id, start, element, combination) case id: return element;
 #define COMBINE(with, id, start, element, combination) case id: return combination;
-#define CALL(with, id, start, element, combination) case id: { enum { OP = id }; with; } break;
+#define CALL(with, id, start, element, combination) \
+    case id: { const ad_reduction OP = id; with; } break;
 #define EACH(call) switch (op) { AD_REDUCTIONS(CALL, call, , , , ) default: break; }
 #define ALWAYS static inline __attribute__((always_inline))
 

@@ -168,7 +168,8 @@ static void prod_vjp(ad_vjp *call) {
     ad_tensor dx = ad_mul(ctx, others, ad_reshape(ctx, call->dy[0], AD_SHAPE(kept, 1)));
     int order[AD_RANK_MAX], back[AD_RANK_MAX];
     reduced_last(shape, axes, order);
-    for (int i = 0; i < shape.rank; i++) permuted.size[i] = shape.size[order[i]], back[order[i]] = i;
+    for (int i = 0; i < shape.rank; i++)
+        permuted.size[i] = shape.size[order[i]], back[order[i]] = i;
     call->dx[0] = ad_permute(ctx, ad_reshape(ctx, dx, permuted), back);
 }
 

@@ -239,7 +239,8 @@ ad_tensor ad_logsumexp(ad_context *ctx, ad_tensor x, unsigned axes, bool keep) {
     if (ad_failed(ctx) || ad_is_null(x)) return ad_apply1(ctx, &ad_op_logsumexp, 1, &x, NULL);
     ad_shape shape = ad_shape_of(ctx, x), result = {0};
     if (axes != AD_ALL_AXES && axes >> shape.rank) {
-        ad_raise(ctx, "logsumexp: the axes 0x%x reach beyond a tensor of rank %d", axes, shape.rank);
+        ad_raise(ctx, "logsumexp: the axes 0x%x reach beyond a tensor of rank %d", axes,
+                 shape.rank);
         return (ad_tensor){0};
     }
     // As (kept, reduced), with the reduced axes last.

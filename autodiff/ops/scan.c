@@ -19,7 +19,9 @@ extern const ad_op ad_op_cumsum, ad_op_cumprod, ad_op_recurrence;
 
 enum { TILE = 64, CHUNK = 16384 };
 
-typedef enum kind { SUM, SUM_EXCLUSIVE, PRODUCT, PRODUCT_EXCLUSIVE, RECURRENCE, RECURRENCE_LATE } kind;
+typedef enum kind {
+    SUM, SUM_EXCLUSIVE, PRODUCT, PRODUCT_EXCLUSIVE, RECURRENCE, RECURRENCE_LATE
+} kind;
 
 typedef struct settings {
     int axis;
@@ -191,9 +193,10 @@ static void cumsum_infer(ad_infer *call) {
     call->saved_inputs = call->saved_outputs = 0;
     if (!axis_valid(call)) return;
     const settings *set = call->attributes;
-    int64_t chunks = chunks_of(&call->input[0], set->axis, true), n = call->input[0].size[set->axis];
+    const ad_view *x = &call->input[0];
+    int64_t chunks = chunks_of(x, set->axis, true);
     if (chunks > 1)
-        call->workspace = (size_t)(ad_view_count(&call->input[0]) / n * chunks) * sizeof(double);
+        call->workspace = (size_t)(ad_view_count(x) / x->size[set->axis] * chunks) * sizeof(double);
 }
 
 static void cumprod_infer(ad_infer *call) {

@@ -225,7 +225,8 @@ static void repeat_infer(ad_infer *call) {
 }
 
 static void segment_cost(const ad_infer *call, double *flops, double *bytes) {
-    double in = (double)ad_view_count(&call->input[0]), out = (double)ad_view_count(&call->output[0]);
+    double in = (double)ad_view_count(&call->input[0]);
+    double out = (double)ad_view_count(&call->output[0]);
     *flops = call->op->attribute_bytes && ((const settings *)call->attributes)->rows ? 0 : in;
     *bytes = (in + out) * (double)ad_type_bytes(call->input[0].type);
 }

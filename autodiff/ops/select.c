@@ -127,7 +127,8 @@ static void hot_rows(const void *user, int64_t first, int64_t last) {
     const void *one = j->y->type == AD_F32 ? (const void *)&one_f
                     : j->y->type == AD_F64 ? (const void *)&one_d : (const void *)&one_u;
     char *y = j->y->data;
-    memset(y + (size_t)(first * j->classes) * bytes, 0, (size_t)((last - first) * j->classes) * bytes);
+    memset(y + (size_t)(first * j->classes) * bytes, 0,
+           (size_t)((last - first) * j->classes) * bytes);
     for (int64_t i = first; i < last; i++) {
         int64_t at = index_at(j->index, i, j->classes);
         if (at >= 0) memcpy(y + (size_t)(i * j->classes + at) * bytes, one, bytes);

@@ -82,7 +82,8 @@ static void sort_slots(const void *user, int64_t first, int64_t last) {
         for (int64_t row = slot; row < rows; row += SLOTS) {
             int64_t at = row * n;
             item *sorted = a;
-            for (int64_t i = 0; i < n; i++) a[i] = (item){key_of(x, at + i, descending), (uint32_t)i};
+            for (int64_t i = 0; i < n; i++)
+                a[i] = (item){key_of(x, at + i, descending), (uint32_t)i};
             if (n <= SHORT) insertion_sort(a, n);
             else sorted = digit_sort(a, a + n, n, x->type == AD_F64 ? 8 : 4);
             int32_t *order = (int32_t *)l->output[1].data + at;
@@ -106,7 +107,8 @@ static int64_t slots_of(const ad_view *x) {
 }
 
 static void sort_cpu(const ad_launch *l) {
-    ad_parallel(l->threads, 16 * ad_view_count(&l->input[0]), slots_of(&l->input[0]), sort_slots, l);
+    const ad_view *x = &l->input[0];
+    ad_parallel(l->threads, 16 * ad_view_count(x), slots_of(x), sort_slots, l);
 }
 
 static void sort_infer(ad_infer *call) {
