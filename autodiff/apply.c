@@ -291,7 +291,7 @@ static bool note_work(ad_context *ctx, call *c, const ad_infer *rule) {
     }
     // Writes bump the version that saved operands remember.
     for (int i = 0; c->op->writes >> i && i < c->inputs; i++)
-        if (c->op->writes >> i & 1) c->in_storage[i]->version++;
+        if (c->op->writes >> i & 1 && c->in_storage[i]) c->in_storage[i]->version++;
     if (!ctx->options.check_numbers) return true;
     for (int i = 0; i < c->outputs; i++) {
         int64_t bad = c->op->flags & AD_OP_VIEW ? -1 : first_bad_number(ctx, &c->out[i]);

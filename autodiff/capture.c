@@ -190,7 +190,8 @@ bool ad_replay(ad_program *p) {
         }
         uint32_t writes = l->launch.op->writes;
         for (int j = 0; writes >> j && j < l->launch.inputs; j++)
-            if (writes >> j & 1) p->storages[l->storage[j]].held->version++;
+            if (writes >> j & 1 && l->storage[j] != UINT32_MAX)
+                p->storages[l->storage[j]].held->version++;
         if (ctx->cancelled) return false;
     }
     ctx->launches += p->launch_count;

@@ -21,8 +21,8 @@ ad_context *ad_open(const ad_options *options) {
     ctx->scopes[0] = (ad_scope){.name = "root"};
     ctx->scope_count = 1;
     if (!ad_cpu_open(&ctx->device, ctx, given.threads)) {
-        ad_raise(ctx, "the cpu device could not be opened");
-        return ctx;
+        ad_close(ctx);
+        return NULL;
     }
     if (given.device && strcmp(given.device, "auto") != 0 && strcmp(given.device, "cpu") != 0)
         ad_raise(ctx, "unknown device '%s': expected auto or cpu", given.device);

@@ -344,7 +344,9 @@ bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *
         record->mark = s.depth << MARK_BITS | (uint32_t)(i + 1);
     }
     ctx->backward_depth++;
-    if (s.own) ctx->no_grad++;
+    // A checkpoint scope around records everything, but not what is freed on the way.
+    int force_record = ctx->force_record;
+    if (s.own) ctx->no_grad++, ctx->force_record = 0;
     mark_nodes(&s);
 
     // Seed the cotangents of the ys, then walk back.
@@ -367,7 +369,7 @@ bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *
         if (last > i && dxs[last].slot) dxs[i] = s.own ? ad_alias(ctx, dxs[last]) : dxs[last];
     }
     for (int i = n; i-- > 0;) ad_record_at(ctx, xs[i].slot)->mark = old_mark[i];
-    if (s.own) ctx->no_grad--;
+    if (s.own) ctx->no_grad--, ctx->force_record = force_record;
     ctx->backward_depth--;
     ad_host_release(ctx, memory);
     for (int i = 0; i < n && !accumulate && !ctx->failed; i++)

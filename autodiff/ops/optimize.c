@@ -22,7 +22,8 @@ static bool gate_open(const ad_view *gate, float *factor) {
 }
 
 static void step_infer(ad_infer *call) {
-    for (int i = 1; i < 4 && i < call->inputs; i++)
+    int last = call->inputs == 5 ? 2 : 3; // SGD's momentum; Adam's m and v
+    for (int i = 1; i <= last; i++)
         if (ad_view_present(&call->input[i])
             && !ad_view_same_shape(&call->input[0], &call->input[i]))
             ad_infer_fail(call, "parameter, gradient and moments have one shape");
