@@ -72,8 +72,8 @@ static inline double bench_peak(const bool bf16, int threads) {
 }
 
 static inline void bench_print_peak(bool bf16, int threads, double rate) {
-    printf("{\"bench\":\"peak\",\"precision\":\"%s\",\"threads\":%d,\"lanes\":%d,\"gflops\":%.1f}\n",
-           bf16 ? "bf16" : "f32", threads, AD_LANES, rate);
+    printf("{\"bench\":\"peak\",\"precision\":\"%s\",\"threads\":%d,\"lanes\":%d,"
+           "\"gflops\":%.1f}\n", bf16 ? "bf16" : "f32", threads, AD_LANES, rate);
 }
 
 #endif

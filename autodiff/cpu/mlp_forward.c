@@ -88,7 +88,10 @@ void ad_cpu_mlp_forward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_for
     forward_prepare(&pass);
 
     threads = ad_mlp_threads((double)job->rows * ad_mlp_products(mlp), threads);
-    int64_t next = 0; // row of the next task; tasks go to whichever thread is free
+    // Rows go to whichever thread is free; tasks shrink until every thread has some.
+    int span = AD_MLP_SPAN;
+    while (span > 1 && (int64_t)span * AD_MLP_BLOCK * threads * 2 > job->rows) span /= 2;
+    int64_t next = 0;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int t = 0; t < threads; t++) {
         uint32_t *scratch = pass.scratch + (size_t)t * AD_MLP_SCRATCH_BLOCKS * pass.block;
@@ -97,10 +100,10 @@ void ad_cpu_mlp_forward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_for
 #pragma omp atomic capture
             {
                 task = next;
-                next += AD_MLP_SPAN * AD_MLP_BLOCK;
+                next += span * AD_MLP_BLOCK;
             }
             if (task >= job->rows) break;
-            for (int b = 0; b < AD_MLP_SPAN; b++) {
+            for (int b = 0; b < span; b++) {
                 int64_t first = task + b * AD_MLP_BLOCK, left = job->rows - first;
                 if (left <= 0) break;
                 forward_block(&pass, first, left < AD_MLP_BLOCK ? (int)left : AD_MLP_BLOCK,

@@ -15,7 +15,7 @@
 
 enum {
     AD_MLP_BLOCK = 96,        // rows that go through all layers together: full tiles of 6, 8, 12
-    AD_MLP_SPAN = 8,          // blocks of a forward task
+    AD_MLP_SPAN = 8,          // blocks of a forward task, at most
     AD_MLP_OWNERS_MAX = 64,   // partial sums of the weight gradients
     AD_MLP_OWNER_ROWS = 480,  // and the least rows of each
     AD_MLP_SCRATCH_BLOCKS = 4 // blocks of widest activations that a thread works in
