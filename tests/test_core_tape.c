@@ -146,7 +146,7 @@ static void run_deep(deep *result, int segments, bool dropout) {
     float start[WIDTH];
     for (int i = 0; i < WIDTH; i++) start[i] = 1 + .5f * cosf((float)i);
     ad_tensor w = ad_parameter(ctx, "w", ad_from(ctx, AD_F32, AD_SHAPE(WIDTH), start)), x = w;
-    ad_gradient(ctx, w);
+    ad_gradient(ctx, w), ad_step_tensor(ctx);
     size_t base = ad_memory_read(ctx).live_bytes;
     ad_memory_peak_reset(ctx);
     ad_scope_begin(ctx, "step");
