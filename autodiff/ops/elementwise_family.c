@@ -15,10 +15,11 @@
 #include <string.h>
 
 enum {
-    BLOCK = 1024,                // elements computed in cache before they are streamed or after
-                                 // their operands were packed
+    BLOCK = 1024,                // elements computed after their operands were packed
+    STREAM_BLOCK = 128,          // elements computed before they are streamed: few enough that the
+                                 // next block's reads overlap these writes
     SHORT_ROW = 48,              // elements; shorter rows are packed
-    STREAM_BYTES = 32 << 20,     // of the result: larger than most last level caches
+    STREAM_BYTES = 16 << 20,     // of the result: with its operands larger than most last caches
     SHARE_WORK = 1 << 17         // elements times FLOP: about 20 microseconds on one core
 };
 
@@ -113,10 +114,10 @@ static void stream_piece(const void *user, int64_t n, char *const *data, const i
         w->body(w->attributes, n, data, stride);
         return;
     }
-    _Alignas(AD_STREAM_ALIGN) char block[BLOCK * sizeof(double)];
+    _Alignas(AD_STREAM_ALIGN) char block[STREAM_BLOCK * sizeof(double)];
     char *at[AD_LOOP_OPERANDS] = {block};
-    for (int64_t i = 0; i < n; i += BLOCK) {
-        int64_t take = n - i < BLOCK ? n - i : BLOCK;
+    for (int64_t i = 0; i < n; i += STREAM_BLOCK) {
+        int64_t take = n - i < STREAM_BLOCK ? n - i : STREAM_BLOCK;
         for (int k = 1; k < w->operands; k++) at[k] = data[k] + i * stride[k] * w->element[k];
         w->body(w->attributes, take, at, stride);
         ad_stream_copy(data[0] + i * w->element[0], block, (size_t)(take * w->element[0]));
@@ -204,7 +205,7 @@ void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e) {
     for (int k = 0; k < w.operands; k++) w.element[k] = loop.element[k];
     int threads = (double)count * e->flops < SHARE_WORK ? 1 : launch->threads;
     if (loop.row < SHORT_ROW && loop.rank > 1 && count) run_packed(&w, threads);
-    else if (count * w.element[0] > STREAM_BYTES) ad_loop_run(&loop, threads, stream_piece, &w);
+    else if (count * w.element[0] >= STREAM_BYTES) ad_loop_run(&loop, threads, stream_piece, &w);
     else ad_loop_run(&loop, threads, body, launch->attributes);
 }
 
