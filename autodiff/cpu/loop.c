@@ -1,6 +1,8 @@
 /* The strided walk of loop.h. */
 #include "autodiff/cpu/loop.h"
 
+#include "autodiff/cpu/parallel.h"
+
 void ad_loop_plan(ad_loop *loop, const ad_view *shape, int operands, const ad_view *const *view) {
     loop->operands = operands;
     loop->rank = 0;
@@ -54,20 +56,30 @@ static void run_row(const ad_loop *loop, int64_t row, int64_t start, int64_t n, 
     body(user, n, data, stride);
 }
 
+typedef struct pieces_job {
+    const ad_loop *loop;
+    ad_loop_body body;
+    const void *user;
+    int64_t pieces, group;
+} pieces_job;
+
+static void run_pieces(const void *user, int64_t first, int64_t last) {
+    const pieces_job *job = user;
+    const ad_loop *loop = job->loop;
+    for (int64_t task = first; task < last; task++) {
+        int64_t start = task % job->pieces * AD_LOOP_PIECE, from = task / job->pieces * job->group;
+        int64_t n = loop->row - start < AD_LOOP_PIECE ? loop->row - start : AD_LOOP_PIECE;
+        for (int64_t row = from; row < from + job->group && row < loop->rows; row++)
+            run_row(loop, row, start, n, job->body, job->user);
+    }
+}
+
 void ad_loop_run(const ad_loop *loop, int threads, ad_loop_body body, const void *user) {
     if (loop->row == 0 || loop->rows == 0) return;
     // Long rows are cut into pieces, short ones are taken several at a time.
     int64_t pieces = (loop->row + AD_LOOP_PIECE - 1) / AD_LOOP_PIECE;
     int64_t group = loop->row >= AD_LOOP_PIECE ? 1 : AD_LOOP_PIECE / loop->row;
     int64_t groups = (loop->rows + group - 1) / group, tasks = groups * pieces;
-    if (tasks < 2) threads = 1;
-    (void)threads;
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (int64_t task = 0; task < tasks; task++) {
-        int64_t piece = task % pieces, first = task / pieces * group;
-        int64_t start = piece * AD_LOOP_PIECE;
-        int64_t n = loop->row - start < AD_LOOP_PIECE ? loop->row - start : AD_LOOP_PIECE;
-        for (int64_t row = first; row < first + group && row < loop->rows; row++)
-            run_row(loop, row, start, n, body, user);
-    }
+    pieces_job job = {loop, body, user, pieces, group};
+    ad_parallel(threads, tasks < 2 ? 0 : AD_PARALLEL_LEAST, tasks, run_pieces, &job);
 }
