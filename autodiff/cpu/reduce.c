@@ -28,6 +28,7 @@ enum {
 typedef struct kernels {
     size_t element, partial; // bytes
     void (*row)(ad_reduction op, const void *x, int64_t n, void *sum);
+    void (*rows)(ad_reduction op, const void *x, int64_t rows, int64_t n, double scale, void *y);
     void (*columns)(ad_reduction op, const void *x, int64_t rows, int64_t n, int64_t width,
                     void *sum);
     void (*start)(ad_reduction op, int64_t width, void *sum);
@@ -114,6 +115,17 @@ typedef struct kernels {
         P *sum = to;                                                                        \
         EACH(*sum = combine_##p(OP, *sum, (P)packed_##s(OP, x, n)))                         \
     }                                                                                       \
+    ALWAYS T done_##s(ad_reduction op, P sum, double scale) {                               \
+        return op == AD_REDUCE_MEAN ? (T)((double)sum * scale)                              \
+             : op == AD_REDUCE_NORM ? (T)sqrt((double)sum) : (T)sum;                        \
+    }                                                                                       \
+    static void rows_##s(ad_reduction op, const void *from, int64_t rows, int64_t n,        \
+                         double scale, void *to) {                                          \
+        const T *x = from;                                                                  \
+        T *y = to;                                                                          \
+        EACH(for (int64_t i = 0; i < rows; i++)                                             \
+                 y[i] = done_##s(OP, (P)packed_##s(OP, x + i * n, n), scale))               \
+    }                                                                                       \
     static void start_all_##s(ad_reduction op, int64_t width, void *to) {                   \
         P *sum = to;                                                                        \
         for (int64_t j = 0; j < width; j++) sum[j] = start_##p(op);                         \
@@ -136,11 +148,9 @@ typedef struct kernels {
                            void *to) {                                                      \
         const P *sum = from;                                                                \
         T *y = to;                                                                          \
-        for (int64_t j = 0; j < width; j++)                                                 \
-            y[j] = op == AD_REDUCE_MEAN ? (T)((double)sum[j] * scale)                       \
-                 : op == AD_REDUCE_NORM ? (T)sqrt((double)sum[j]) : (T)sum[j];              \
+        for (int64_t j = 0; j < width; j++) y[j] = done_##s(op, sum[j], scale);             \
     }                                                                                       \
-    static const kernels table_##s = {sizeof(T), sizeof(P), row_##s, columns_##s,           \
+    static const kernels table_##s = {sizeof(T), sizeof(P), row_##s, rows_##s, columns_##s, \
                                       start_all_##s, merge_##s, finish_##s};
 
 DEFINE_STEPS(f32, float, float, -INFINITY, INFINITY)
@@ -250,6 +260,14 @@ static void run_unit(const plan *p, int64_t row, int64_t unit, int64_t tile, voi
     }
 }
 
+// Packed rows of one unit each. Tasks are rows.
+static void run_rows(const void *user, int64_t first, int64_t last) {
+    const plan *p = user;
+    const kernels *k = p->kernel;
+    k->rows(p->op, p->x + first * p->inner * (int64_t)k->element, last - first, p->inner, p->scale,
+            p->y + first * (int64_t)k->element);
+}
+
 // Tasks are (row, unit, tile). A row of one unit is finished at once.
 static void run_units(const void *user, int64_t first, int64_t last) {
     const plan *p = user;
@@ -299,6 +317,7 @@ void ad_cpu_reduce(ad_reduction op, const ad_view *x, unsigned axes, void *y, vo
     plan p = plan_make(x, axes);
     p.op = op, p.x = x->data, p.y = y, p.partials = workspace;
     int64_t tasks = p.kept.count * p.tiles, outputs = p.kept.count * (p.rows ? 1 : p.inner);
-    ad_parallel(threads, ad_view_count(x), tasks * p.units, run_units, &p);
+    bool plain = p.rows && p.units == 1 && p.reduced.rank == 0;
+    ad_parallel(threads, ad_view_count(x), tasks * p.units, plain ? run_rows : run_units, &p);
     if (p.units > 1) ad_parallel(threads, outputs * p.units, tasks, merge_units, &p);
 }

@@ -5,6 +5,7 @@
  * bytes move. concat takes as many operands at once as an operation can have and folds the rest. */
 #include "autodiff/autodiff.h"
 #include "autodiff/cpu/loop.h"
+#include "autodiff/cpu/parallel.h"
 #include "autodiff/ops/axes.h"
 #include "autodiff/ops/half.h"
 
@@ -39,6 +40,29 @@ static void copy_piece(const void *user, int64_t n, char *const *data, const int
     }
 }
 
+// Many rows of a few bytes, packed each: such as (n, 3) beside (n, 4).
+typedef struct narrow_rows {
+    char *to;
+    const char *from;
+    int64_t to_step, from_step; // bytes
+    size_t bytes;
+} narrow_rows;
+
+static void copy_narrow(const void *user, int64_t first, int64_t last) {
+    const narrow_rows *r = user;
+    char *to = r->to + first * r->to_step;
+    const char *from = r->from + first * r->from_step;
+    for (int64_t i = first; i < last; i++, to += r->to_step, from += r->from_step) {
+        switch (r->bytes) { // a constant size needs no call
+        case 4: memcpy(to, from, 4); break;
+        case 8: memcpy(to, from, 8); break;
+        case 12: memcpy(to, from, 12); break;
+        case 16: memcpy(to, from, 16); break;
+        default: memcpy(to, from, r->bytes);
+        }
+    }
+}
+
 // to[start ... start + size) along the axis = from, which may be a scalar.
 static void copy_section(const ad_view *to, int axis, int64_t start, int64_t size,
                          const ad_view *from, int threads) {
@@ -50,6 +74,13 @@ static void copy_section(const ad_view *to, int axis, int64_t start, int64_t siz
     const ad_view *views[] = {&section, from};
     if (ad_view_count(&section) == 0) return;
     ad_loop_plan(&loop, &section, 2, views);
+    if (loop.rank == 2 && loop.row * (int64_t)bytes <= 64 && loop.stride[0][1] == 1
+        && loop.stride[1][1] == 1) {
+        narrow_rows rows = {loop.data[0], loop.data[1], loop.stride[0][0] * (int64_t)bytes,
+                            loop.stride[1][0] * (int64_t)bytes, (size_t)loop.row * bytes};
+        ad_parallel(threads, loop.rows * loop.row, loop.rows, copy_narrow, &rows);
+        return;
+    }
     ad_loop_run(&loop, threads, copy_piece, &bytes);
 }
 

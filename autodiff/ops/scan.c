@@ -52,6 +52,10 @@ typedef struct settings {
                         int64_t columns, double start, void *y) {                         \
         A carry[TILE];                                                                    \
         for (int64_t j = 0; j < columns; j++) carry[j] = (A)start;                        \
+        if (columns == 1 && k == SUM) { /* the common one, its carry in a register */     \
+            scan_##s(SUM, a, x, n, step, 1, carry, y);                                    \
+            return;                                                                       \
+        }                                                                                 \
         switch (k) {                                                                      \
         case SUM: scan_##s(SUM, a, x, n, step, columns, carry, y); break;                 \
         case SUM_EXCLUSIVE: scan_##s(SUM_EXCLUSIVE, a, x, n, step, columns, carry, y); break; \
