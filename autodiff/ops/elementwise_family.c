@@ -71,7 +71,8 @@ void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e) {
 }
 
 static int64_t bytes_of(const ad_view *view) {
-    int64_t bytes = view->type == AD_F64 ? 8 : view->type == AD_F16 || view->type == AD_BF16 ? 2 : 4;
+    bool half = view->type == AD_F16 || view->type == AD_BF16;
+    int64_t bytes = half ? 2 : view->type == AD_F64 ? 8 : 4;
     for (int axis = 0; axis < view->rank; axis++) bytes *= view->size[axis];
     return bytes;
 }
