@@ -144,10 +144,22 @@ static void back_cpu(const ad_launch *launch) {
     if (dx) memset(dx + live * width, 0, (size_t)((rows - live) * width) * sizeof *dx);
 }
 
+// Two products a layer: the weights' gradient, and the input's where it is wanted.
+static void back_cost(const ad_infer *call, double *flops, double *bytes) {
+    const back_attributes *a = call->attributes;
+    double rows = (double)call->input[X].size[0];
+    *flops = *bytes = 0;
+    for (int i = 0; i < a->net.layers; i++)
+        *flops += 2 * rows * (double)ad_view_count(&call->input[BACK_WEIGHTS + i])
+                * (i || a->want_x ? 2 : 1);
+    *bytes = 4 * rows * (double)(call->input[X].size[1] * 2 + call->input[BACK_DY].size[1]);
+}
+
 static const ad_op op_mlp_back = {
     .name = "mlp_backward", .inputs_min = 6, .inputs_max = AD_INPUTS_MAX, .outputs = 2,
     .optional = 0xffffffff, .flags = AD_OP_NO_GRADIENT,
-    .attribute_bytes = sizeof(back_attributes), .infer = back_infer, .cpu = back_cpu};
+    .attribute_bytes = sizeof(back_attributes), .infer = back_infer, .cpu = back_cpu,
+    .cost = back_cost};
 
 static void mlp_vjp_fused(ad_vjp *call) {
     ad_context *ctx = call->ctx;
