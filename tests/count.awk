@@ -1,5 +1,6 @@
 # Counts what a suite printed: "PASSED FAILED". A test is one of Criterion's, one program of
 # examples/, one check of the sources, one program outside the tree; each says so in a line.
+# A leak counts as well: Criterion's worker reports it after its test has passed.
 # status: the suite's exit status. A suite that failed without a line saying why, or in which
 # Criterion ran nothing at all, counts as one failure.
 
@@ -13,6 +14,7 @@
 }
 /^(consumer|example|tidy): .* passed$/ { passed += 1 }
 /^(consumer|example|tidy): .* failed$/ { failed += 1 }
+/ERROR: LeakSanitizer/ { failed += 1 }
 END {
     if (status != 0 && failed == 0) failed = 1
     if (status == 0 && passed == 0) failed = 1
