@@ -235,9 +235,11 @@ bool render_cameras_pack(const render_camera *cameras, int count, const render_d
 
 // All images' pixels are one list; pixel_starts (images + 1) u32 says where each image's start.
 // Random pixels: ids (rays, 2) u32, image and pixel (y width + x); drawn from all, or from the
-// list `allowed` (m) u32 of their numbers. A pure function of seed, step, operation and ray.
+// list `allowed` (m) u32 of their numbers. A pure function of seed, step, operation and ray. Rays
+// past live () u32 get an image that does not exist; their colours and rays are zero. allowed and
+// live may be null.
 ad_tensor render_sample_pixels(ad_context *ctx, ad_tensor pixel_starts, ad_tensor allowed,
-                               int64_t rays);
+                               ad_tensor live, int64_t rays);
 // pixels (total) u32 RGBA little-endian -> (rays, 4) f32 in [0, 1]
 ad_tensor render_fetch_pixels(ad_context *ctx, ad_tensor pixels, ad_tensor pixel_starts,
                               ad_tensor ids);
@@ -271,6 +273,14 @@ typedef struct render_samples {
 bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_tensor bits,
                   ad_tensor floor, ad_tensor live, const render_march_options *options,
                   render_samples *samples);
+
+// Samples without a grid, `each` a ray of the first `rays` (0: all): one in every equal part of its
+// way through the box; and those with `more` drawn where the weights (samples) are, near to far.
+bool render_stratified(ad_context *ctx, ad_tensor origins, ad_tensor directions,
+                       const render_domain *domain, double near_distance, int each, int64_t rays,
+                       bool jitter, render_samples *samples);
+bool render_importance(ad_context *ctx, const render_samples *coarse, ad_tensor weight, int each,
+                       int more, bool jitter, render_samples *samples);
 
 // The occupancy grid's states: value (cells) f32, floor (cells) f32, bits (words) u32.
 int64_t render_occupancy_cells(int cascades, int resolution);
@@ -412,6 +422,7 @@ extern const ad_op render_op_hash_grid, render_op_composite, render_op_march;
 extern const ad_op render_op_sample_pixels, render_op_fetch_pixels, render_op_camera_rays;
 extern const ad_op render_op_points, render_op_beside_ray, render_op_mask_rows, render_op_density;
 extern const ad_op render_op_spherical_harmonics, render_op_distortion;
+extern const ad_op render_op_stratified, render_op_importance;
 
 #ifdef __cplusplus
 }

@@ -86,7 +86,7 @@ static void train_step(render_trainer *t) {
     ad_tensor origins, directions, squares;
     render_traced traced = {0};
     ad_scope_begin(ctx, "step");
-    ad_tensor ids = render_sample_pixels(ctx, t->starts, t->allowed, rays);
+    ad_tensor ids = render_sample_pixels(ctx, t->starts, t->allowed, t->live, rays);
     ad_tensor picture = render_fetch_pixels(ctx, t->pixels, t->starts, ids); // (rays, 4)
     render_camera_rays(ctx, t->cameras, (ad_tensor){0}, ids, &origins, &directions);
     model->field->trace(model, origins, directions, t->live, s->batch, true, &traced);
@@ -119,10 +119,12 @@ static void train_step(render_trainer *t) {
         ad_tensor mean = ad_div(ctx, ad_sum(ctx, entropy, AD_ALL_AXES, false), count);
         total = ad_add(ctx, total, ad_affine(ctx, mean, s->opacity_loss, 0));
     }
+    ad_no_grad_begin(ctx); // before the backward pass gives the weights back
+    note_step(t, &traced, loss, squares, whole);
+    ad_no_grad_end(ctx);
     ad_grad_add(ctx, total, model->parameter_count, model->parameters, 0);
 
     ad_no_grad_begin(ctx);
-    note_step(t, &traced, loss, squares, whole);
     if (traced.count.slot) {
         adapt_attributes a = {s->batch, rays};
         ad_tensor none[1];

@@ -14,6 +14,8 @@ static double draw(uint64_t *state, double low, double high) {
 
 /* ---- pixels */
 
+static const ad_tensor none;
+
 Test(render_samples, pixels_are_drawn_uniformly) {
     enum { IMAGES = 4, RAYS = 60000 };
     static const uint32_t starts[IMAGES + 1] = {0, 10, 10, 40, 100}; // one image is empty
@@ -21,7 +23,7 @@ Test(render_samples, pixels_are_drawn_uniformly) {
     int counts[100] = {0};
     ad_context *ctx = ad_open(&(ad_options){.seed = 5, .threads = 2});
     ad_tensor s = ad_from(ctx, AD_U32, AD_SHAPE(IMAGES + 1), starts);
-    ad_tensor out = render_sample_pixels(ctx, s, (ad_tensor){0}, RAYS);
+    ad_tensor out = render_sample_pixels(ctx, s, none, none, RAYS);
     cr_assert(ad_read(ctx, out, ids, sizeof ids), "%s", ad_error_text(ctx));
     for (int i = 0; i < RAYS; i++) {
         uint32_t image = ids[i][0], pixel = ids[i][1];
@@ -33,18 +35,18 @@ Test(render_samples, pixels_are_drawn_uniformly) {
     cr_expect(chi > 50 && chi < 150, "chi-square %g of 99 degrees of freedom", chi);
 
     // The next operation, the next step and another seed draw otherwise; the same place repeats.
-    out = render_sample_pixels(ctx, s, (ad_tensor){0}, RAYS);
+    out = render_sample_pixels(ctx, s, none, none, RAYS);
     ad_read(ctx, out, again, sizeof again);
     cr_expect(memcmp(ids, again, sizeof ids), "two operations of a step draw the same pixels");
     ad_step_advance(ctx);
-    out = render_sample_pixels(ctx, s, (ad_tensor){0}, RAYS);
+    out = render_sample_pixels(ctx, s, none, none, RAYS);
     ad_read(ctx, out, again, sizeof again);
     cr_expect(memcmp(ids, again, sizeof ids), "two steps draw the same pixels");
     ad_close(ctx);
     for (uint64_t seed = 5; seed < 7; seed++) {
         ctx = ad_open(&(ad_options){.seed = seed, .threads = 1});
         s = ad_from(ctx, AD_U32, AD_SHAPE(IMAGES + 1), starts);
-        ad_read(ctx, render_sample_pixels(ctx, s, (ad_tensor){0}, RAYS), again, sizeof again);
+        ad_read(ctx, render_sample_pixels(ctx, s, none, none, RAYS), again, sizeof again);
         cr_expect((memcmp(ids, again, sizeof ids) == 0) == (seed == 5), "seed %d", (int)seed);
         ad_close(ctx);
     }
@@ -53,11 +55,12 @@ Test(render_samples, pixels_are_drawn_uniformly) {
 Test(render_samples, only_allowed_pixels_are_drawn) {
     enum { RAYS = 3000 };
     static const uint32_t starts[] = {0, 8, 20}, allowed[] = {3, 7, 8, 19, 4000000000u};
-    static uint32_t ids[RAYS][2];
+    static uint32_t ids[RAYS + 7][2];
     int counts[20] = {0};
     ad_context *ctx = ad_open(&(ad_options){.seed = 1});
     ad_tensor out = render_sample_pixels(ctx, ad_from(ctx, AD_U32, AD_SHAPE(3), starts),
-                                         ad_from(ctx, AD_U32, AD_SHAPE(5), allowed), RAYS);
+                                         ad_from(ctx, AD_U32, AD_SHAPE(5), allowed),
+                                         ad_scalar(ctx, AD_U32, RAYS), RAYS + 7);
     cr_assert(ad_read(ctx, out, ids, sizeof ids), "%s", ad_error_text(ctx));
     for (int i = 0; i < RAYS; i++) counts[starts[ids[i][0]] + ids[i][1]]++;
     for (int i = 0; i < 20; i++) {
@@ -65,6 +68,8 @@ Test(render_samples, only_allowed_pixels_are_drawn) {
         cr_expect(abs(counts[i] - share) <= (share ? 150 : 0), "pixel %d: %d of %d", i, counts[i],
                   share);
     }
+    for (int i = 0; i < 14; i++) // the rays past `live`
+        cr_expect(ids[RAYS + i / 2][i % 2] == UINT32_MAX, "%u", ids[RAYS + i / 2][i % 2]);
     ad_close(ctx);
 }
 
@@ -78,13 +83,13 @@ Test(render_samples, replay_draws_as_eager_steps_do) {
         ad_step_tensor(ctx);
         if (run == 0) {
             for (int step = 0; step < 4; step++) {
-                out = render_sample_pixels(ctx, s, (ad_tensor){0}, 64);
+                out = render_sample_pixels(ctx, s, none, none, 64);
                 ad_read(ctx, out, eager[step], sizeof eager[step]);
                 ad_step_advance(ctx);
             }
         } else {
             ad_capture_begin(ctx);
-            out = render_sample_pixels(ctx, s, (ad_tensor){0}, 64);
+            out = render_sample_pixels(ctx, s, none, none, 64);
             ad_step_advance(ctx);
             ad_program *program = ad_capture_end(ctx);
             cr_assert(program, "%s", ad_error_text(ctx));
@@ -183,14 +188,19 @@ Test(render_samples, rays_follow_their_definition) {
     }
     cr_expect(worst < 2e-6, "largest difference %g", worst);
 
-    // In f64 it is the definition itself; an image that is not there is the last one.
-    double exact[3];
-    uint32_t one[2] = {77, 1234};
-    id = ad_from(ctx, AD_U32, AD_SHAPE(1, 2), one);
+    // In f64 it is the definition itself; rays of an image that is not there are zero.
+    double exact[6];
+    uint32_t two[4] = {LENSES - 1, 1234, UINT32_MAX, 0};
+    id = ad_from(ctx, AD_U32, AD_SHAPE(2, 2), two);
     render_camera_rays(ctx, ad_cast(ctx, packed, AD_F64), (ad_tensor){0}, id, &o, &d);
     cr_assert(ad_read(ctx, d, exact, sizeof exact), "%s", ad_error_text(ctx));
-    for (int c = 0; c < 3; c++)
+    for (int c = 0; c < 3; c++) {
         cr_expect(fabs(exact[c] - (double)directions[1234 * LENSES + LENSES - 1][c]) < 2e-6);
+        cr_expect(exact[3 + c] == 0);
+    }
+    render_camera_rays(ctx, packed, none, id, &o, &d);
+    cr_assert(ad_read(ctx, d, directions, 24), "%s", ad_error_text(ctx));
+    for (int c = 0; c < 3; c++) cr_expect(directions[1][c] == 0 && directions[0][c] != 0);
     ad_close(ctx);
 }
 

@@ -4,7 +4,9 @@
  * differ in size. A draw is a function of (seed, ordinal of the operation in the step, step, ray);
  * the step is an operand, so that a captured step draws anew whenever it has advanced. Every pixel
  * is equally likely: 64 random bits times the number of pixels, of which the upper part counts, so
- * the bias is below one part in 2^32. Masked pixels are left out by a list of the allowed ones. */
+ * the bias is below one part in 2^32. Masked pixels are left out by a list of the allowed ones. Of many rays
+ * only the first `live` are drawn: the others get an image that does not exist, whose colour and
+ * ray are zero. */
 #include "render/render.h"
 
 #include "autodiff/ops/random.h"
@@ -13,7 +15,8 @@
 
 /* ---- sample_pixels */
 
-enum { STARTS, STEP, ALLOWED, SAMPLE_INPUTS };
+enum { STARTS, STEP, ALLOWED, LIVE, SAMPLE_INPUTS };
+enum { LANES = 16 };
 
 typedef struct sample_attributes {
     int64_t rays;
@@ -31,6 +34,9 @@ static void sample_infer(ad_infer *call) {
     else if (ad_view_present(&in[ALLOWED])
              && (in[ALLOWED].rank != 1 || in[ALLOWED].type != AD_U32 || in[ALLOWED].size[0] < 1))
         ad_infer_fail(call, "the allowed pixels are a u32 list of at least one");
+    else if (ad_view_present(&in[LIVE])
+             && (in[LIVE].type != AD_U32 || ad_view_count(&in[LIVE]) != 1))
+        ad_infer_fail(call, "the count of live rays is one u32 number");
     else
         call->output[0] = (ad_view){.type = AD_U32, .rank = 2, .size = {a->rays, 2}};
 }
@@ -46,44 +52,63 @@ static int64_t find_image(const uint32_t *starts, int64_t images, uint32_t pixel
     return low;
 }
 
+// 64 random bits for each of LANES rays from `ray` on.
+static void draw_bits(const sample_attributes *a, uint32_t step, int64_t ray,
+                      uint32_t high[LANES], uint32_t low[LANES]) {
+    uint32_t above = (uint32_t)(ray >> 32); // LANES divides 2^32
+    for (int i = 0; i < LANES; i++) {
+        ad_random_words word = ad_random_philox((uint32_t)ray + (uint32_t)i, above, step,
+                                                a->ordinal, (uint32_t)a->seed,
+                                                (uint32_t)(a->seed >> 32));
+        high[i] = word.x, low[i] = word.y;
+    }
+}
+
 static void sample_cpu(const ad_launch *launch) {
     const ad_view *in = launch->input;
     const sample_attributes *a = launch->attributes;
     const uint32_t *starts = in[STARTS].data, *allowed = in[ALLOWED].data;
-    int64_t images = in[STARTS].size[0] - 1;
+    int64_t images = in[STARTS].size[0] - 1, live = a->rays;
     uint32_t step = *(const uint32_t *)in[STEP].data, total = starts[images];
     bool listed = ad_view_present(&in[ALLOWED]);
     uint64_t choices = listed ? (uint64_t)in[ALLOWED].size[0] : total;
     uint32_t *ids = launch->output[0].data; // (rays, 2)
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (a->rays > 1024)
-    for (int64_t ray = 0; ray < a->rays; ray++) {
-        ad_random_words word = ad_random_philox((uint32_t)ray, (uint32_t)(ray >> 32), step,
-                                                a->ordinal, (uint32_t)a->seed,
-                                                (uint32_t)(a->seed >> 32));
-        // The upper 32 bits of (word.x 2^32 + word.y) choices / 2^32; never overflows.
-        uint64_t pick = (word.x * choices + (word.y * choices >> 32)) >> 32;
-        uint32_t pixel = listed ? allowed[pick] : (uint32_t)pick;
-        if (pixel >= total) pixel = total ? total - 1 : 0;
-        int64_t image = find_image(starts, images, pixel);
-        ids[2 * ray] = (uint32_t)image;
-        ids[2 * ray + 1] = pixel > starts[image] ? pixel - starts[image] : 0;
+    if (ad_view_present(&in[LIVE])) live = *(const uint32_t *)in[LIVE].data;
+    if (live > a->rays) live = a->rays;
+    int64_t blocks = (live + LANES - 1) / LANES;
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 128)
+    for (int64_t block = 0; block < blocks; block++) {
+        uint32_t high[LANES], low[LANES];
+        draw_bits(a, step, block * LANES, high, low);
+        for (int64_t i = 0; i < LANES && block * LANES + i < live; i++) {
+            // The upper 32 bits of (high 2^32 + low) choices / 2^32; never overflows.
+            uint64_t pick = (high[i] * choices + (low[i] * choices >> 32)) >> 32;
+            uint32_t pixel = listed ? allowed[pick] : (uint32_t)pick;
+            if (pixel >= total) pixel = total ? total - 1 : 0;
+            int64_t image = find_image(starts, images, pixel);
+            uint32_t *id = ids + 2 * (block * LANES + i);
+            id[0] = (uint32_t)image;
+            id[1] = pixel > starts[image] ? pixel - starts[image] : 0;
+        }
     }
+    if (live < a->rays) memset(ids + 2 * live, 0xff, (size_t)(a->rays - live) * 8);
 }
 
 ad_tensor render_sample_pixels(ad_context *ctx, ad_tensor pixel_starts, ad_tensor allowed,
-                               int64_t rays) {
+                               ad_tensor live, int64_t rays) {
     sample_attributes attributes = {.rays = rays, .seed = ad_seed(ctx),
                                     .ordinal = ad_random_ordinal(ctx)};
     return ad_apply1(ctx, &render_op_sample_pixels, SAMPLE_INPUTS,
-                     (ad_tensor[]){pixel_starts, ad_step_tensor(ctx), allowed}, &attributes);
+                     (ad_tensor[]){pixel_starts, ad_step_tensor(ctx), allowed, live},
+                     &attributes);
 }
 
 static bool sample_sample(ad_sample *s) {
-    if (s->variant > 1 || s->shape.rank != 1 || s->shape.size[0] < 2) return false;
-    s->inputs = s->variant ? 3 : 2;
+    if (s->variant > 2 || s->shape.rank != 1 || s->shape.size[0] < 2) return false;
+    s->inputs = 2 + s->variant;
     for (int i = 0; i < s->inputs; i++) {
         s->input[i].type = AD_U32, s->input[i].constant = true;
-        s->input[i].shape = i == STEP ? AD_SCALAR : s->shape;
+        s->input[i].shape = i == STEP || i == LIVE ? AD_SCALAR : s->shape;
         s->input[i].low = 0, s->input[i].high = 1000, s->input[i].sorted = i == STARTS;
     }
     *(sample_attributes *)s->attributes.bytes = (sample_attributes){.rays = 64, .seed = 7};
@@ -92,7 +117,7 @@ static bool sample_sample(ad_sample *s) {
 
 const ad_op render_op_sample_pixels = {
     .name = "sample_pixels", .inputs_min = 2, .inputs_max = SAMPLE_INPUTS, .outputs = 1,
-    .optional = 1u << ALLOWED, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
+    .optional = 1u << ALLOWED | 1u << LIVE, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
     .attribute_bytes = sizeof(sample_attributes), .infer = sample_infer, .cpu = sample_cpu,
     .sample = sample_sample};
 

@@ -2,8 +2,9 @@
  *
  * camera_rays computes what render_camera_ray defines (camera.c has the formulas): the pixel's
  * centre back through the lens, turned and moved by the camera's pose. In f64 it calls that very
- * function; in f32 it inverts the distortion by a fixed number of Newton steps, so that all rays
- * take the same time, and falls back to the undistorted direction where they do not arrive.
+ * function; in f32 it inverts the distortion by at most eight Newton steps (three are usual), and
+ * falls back to the undistorted direction where they do not arrive. A ray of an image that does
+ * not exist is zero.
  *
  * A camera's movement is a twist (w, v) in se(3), applied on the left of its pose, in the unit
  * cube: exp(twist) = [R V v; 0 1] with K the matrix of the cross product with w, s = |w|^2 and
@@ -51,8 +52,8 @@ static bool brown_undistort(const float *k, const float *p, float u, float v, fl
         float yy = d + 2 * *y * *y * slope + 2 * p[1] * *x + 6 * p[0] * *y;
         float determinant = xx * yy - xy * xy;
         if (!(determinant > 0) || !(xx + yy > 0)) return false;
-        if (step == NEWTON_STEPS)
-            return fabsf(ex) + fabsf(ey) <= 1e-5f * (1 + fabsf(u) + fabsf(v));
+        float residual = fabsf(ex) + fabsf(ey), size = 1 + fabsf(u) + fabsf(v);
+        if (residual <= 1e-7f * size || step == NEWTON_STEPS) return residual <= 1e-5f * size;
         *x -= (yy * ex - xy * ey) / determinant;
         *y -= (xx * ey - xy * ex) / determinant;
     }
@@ -67,7 +68,8 @@ static bool fisheye_undistort(const float *k, float target, float *t) {
         float at = *t * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3]))));
         float slope = 1 + t2 * (3 * k[0] + t2 * (5 * k[1] + t2 * (7 * k[2] + t2 * 9 * k[3])));
         if (!(slope > 0) || !(*t >= 0 && *t <= pi)) return false;
-        if (step == NEWTON_STEPS) return fabsf(at - target) <= 1e-5f * (1 + target);
+        float residual = fabsf(at - target), size = 1 + target;
+        if (residual <= 1e-7f * size || step == NEWTON_STEPS) return residual <= 1e-5f * size;
         *t -= (at - target) / slope;
     }
 }
@@ -119,8 +121,7 @@ static void rays_cpu(const ad_launch *launch) {
         int64_t image = ids[2 * ray];
         uint32_t pixel = ids[2 * ray + 1];
         void *o = origins + (size_t)ray * row, *d = directions + (size_t)ray * row;
-        if (image >= images) image = images - 1;
-        if (image < 0) { // there is no camera at all
+        if (image >= images) {
             for (size_t i = 0; i < row; i++) ((char *)o)[i] = ((char *)d)[i] = 0;
         } else if (f64) {
             ray_f64((double *)cameras->data + image * RENDER_CAMERA_NUMBERS, pixel, o, d);
@@ -131,6 +132,19 @@ static void rays_cpu(const ad_launch *launch) {
 }
 
 /* ---- movement */
+
+// a (..., m, k) b (..., k, n): the matrices are tiny, and one for each image.
+static ad_tensor product(ad_context *ctx, ad_tensor a, ad_tensor b) {
+    ad_shape left = ad_shape_of(ctx, a), right = ad_shape_of(ctx, b);
+    int k = left.rank - 1;
+    if (ad_failed(ctx)) return (ad_tensor){0};
+    left.size[left.rank++] = 1;                                     // (..., m, k, 1)
+    right.size[right.rank] = right.size[right.rank - 1], right.rank++;
+    right.size[right.rank - 2] = right.size[right.rank - 3];
+    right.size[right.rank - 3] = 1;                                 // (..., 1, k, n)
+    ad_tensor terms = ad_mul(ctx, ad_reshape(ctx, a, left), ad_reshape(ctx, b, right));
+    return ad_sum(ctx, terms, AD_AXIS(k), false);
+}
 
 // 1/first! - s/(first+2)! + s^2/(first+4)! - ...
 static ad_tensor series(ad_context *ctx, ad_tensor s, int first) {
@@ -155,17 +169,15 @@ static ad_tensor movements(ad_context *ctx, ad_tensor increments) {
     ad_tensor w = ad_slice(ctx, increments, 1, 0, 3, 1), v = ad_slice(ctx, increments, 1, 3, 6, 1);
     ad_tensor generator = ad_cast(ctx, ad_from(ctx, AD_F32, AD_SHAPE(3, 9), cross), type);
     ad_tensor unit = ad_cast(ctx, ad_from(ctx, AD_F32, AD_SHAPE(1, 3, 3), one), type);
-    ad_tensor k = ad_reshape(ctx, ad_matmul(ctx, w, generator, false, false),
-                             AD_SHAPE(images, 3, 3));
-    ad_tensor kk = ad_matmul(ctx, k, k, false, false);
+    ad_tensor k = ad_reshape(ctx, product(ctx, w, generator), AD_SHAPE(images, 3, 3));
+    ad_tensor kk = product(ctx, k, k);
     ad_tensor s = ad_sum(ctx, ad_square(ctx, w), AD_AXIS(1), false);
     s = ad_reshape(ctx, s, AD_SHAPE(images, 1, 1));
     ad_tensor a = series(ctx, s, 1), b = series(ctx, s, 2), c = series(ctx, s, 3);
     ad_tensor turn = ad_add(ctx, ad_mul(ctx, a, k), ad_mul(ctx, b, kk));
     ad_tensor bend = ad_add(ctx, ad_mul(ctx, b, k), ad_mul(ctx, c, kk));
     turn = ad_add(ctx, unit, turn), bend = ad_add(ctx, unit, bend);
-    ad_tensor shift = ad_matmul(ctx, bend, ad_reshape(ctx, v, AD_SHAPE(images, 3, 1)), false,
-                                false);
+    ad_tensor shift = product(ctx, bend, ad_reshape(ctx, v, AD_SHAPE(images, 3, 1)));
     ad_tensor parts[] = {ad_reshape(ctx, turn, AD_SHAPE(images, 9)),
                          ad_reshape(ctx, shift, AD_SHAPE(images, 3))};
     return ad_concat(ctx, 2, parts, 1);
