@@ -9,7 +9,8 @@
  * A ray ends before the first sample with T_k < stop; samples behind have weight 0, exactly. With
  * g_k the cotangent that falls on w_k (through colour, opacity, depth and the weights themselves),
  * the derivative has the closed form  d sigma_k = delta_k (T_(k+1) g_k - sum over i > k of w_i g_i),
- * which one walk from far to near gives. Rays are owned whole by one thread. */
+ * which one walk from far to near gives. Rays are owned whole by one thread; the exponentials of
+ * the next LANES samples are made at once, as vectors, the products and sums one by one. */
 #include "render/render.h"
 
 #include "autodiff/ops/math.h"
@@ -24,6 +25,7 @@ typedef struct composite_attributes {
 
 enum { SIGMA, COLOUR, T, DELTA, OFFSETS, INPUTS };   // inputs
 enum { PIXEL, OPACITY, DEPTH, WEIGHT, OUTPUTS };     // outputs
+enum { LANES = 16 };
 
 static void composite_infer(ad_infer *call) {
     const ad_view *in = call->input;
@@ -44,6 +46,18 @@ static void composite_infer(ad_infer *call) {
     call->output[WEIGHT] = (ad_view){.type = type, .rank = 1, .size = {n}};
 }
 
+// What passes the samples from k on, exp(-sigma delta); past the n rows: 1.
+static inline void light_kept(const float *sigma, const float *delta, int64_t k, int64_t n,
+                              float kept[LANES]) {
+    float depth[LANES] = {0};
+    if (k + LANES <= n) {
+        for (int i = 0; i < LANES; i++) depth[i] = sigma[k + i] * delta[k + i];
+    } else {
+        for (int64_t i = 0; k + i < n; i++) depth[i] = sigma[k + i] * delta[k + i];
+    }
+    for (int i = 0; i < LANES; i++) kept[i] = ad_math_exp(-depth[i]);
+}
+
 static void composite_cpu(const ad_launch *launch) {
     const ad_view *in = launch->input;
     const float *sigma = in[SIGMA].data, *colour = in[COLOUR].data, *t = in[T].data;
@@ -59,15 +73,16 @@ static void composite_cpu(const ad_launch *launch) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (n > 8192)
     for (int64_t ray = 0; ray < rays; ray++) {
         int64_t first, end;
-        float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0;
+        float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0, kept[LANES];
         rows_of_ray(offsets, ray, n, &first, &end);
         for (int64_t k = first; k < end && transmittance >= stop; k++) {
-            float kept = ad_math_exp(-sigma[k] * delta[k]);
-            float w = transmittance * (1 - kept);
+            int64_t lane = (k - first) % LANES;
+            if (lane == 0) light_kept(sigma, delta, k, n, kept);
+            float w = transmittance * (1 - kept[lane]);
             weight[k] = w;
             for (int c = 0; c < 3; c++) sum[c] += w * colour[3 * k + c];
             mass += w, far += w * t[k];
-            transmittance *= kept;
+            transmittance *= kept[lane];
         }
         memcpy(pixel + 3 * ray, sum, sizeof sum);
         opacity[ray] = mass, depth[ray] = far;
@@ -113,11 +128,12 @@ static void composite_vjp_cpu(const ad_launch *launch) {
         int64_t first, end, last;
         rows_of_ray(offsets, ray, n, &first, &end);
         // Near to far once more: weights into dsigma's place, T_(k+1) into dt's.
-        float transmittance = 1;
+        float transmittance = 1, kept[LANES];
         for (last = first; last < end && transmittance >= stop; last++) {
-            float kept = ad_math_exp(-sigma[last] * delta[last]);
-            dsigma[last] = transmittance * (1 - kept);
-            transmittance *= kept;
+            int64_t lane = (last - first) % LANES;
+            if (lane == 0) light_kept(sigma, delta, last, n, kept);
+            dsigma[last] = transmittance * (1 - kept[lane]);
+            transmittance *= kept[lane];
             dt[last] = transmittance;
         }
         const float zero[3] = {0, 0, 0};
