@@ -30,6 +30,12 @@ bool render_settings_fill(render_settings *s, ad_message *error) {
         return ad_fail(error, "unknown preset '%s': expected fast, default or quality", s->preset);
     if (strcmp(s->field, "hash") != 0 && strcmp(s->field, "mlp") != 0)
         return ad_fail(error, "unknown field '%s': expected hash or mlp", s->field);
+    render_settings reference = *row; // of the reference field: the paper's numbers
+    if (strcmp(s->field, "mlp") == 0) {
+        reference.width = 256, reference.march_steps = 192, reference.rays = row->rays / 32;
+        reference.learning_rate = 5e-4, reference.learning_rate_end = 5e-5;
+        row = &reference;
+    }
     if (!s->grid.levels) s->grid.levels = row->grid.levels;
     if (!s->grid.features) s->grid.features = row->grid.features;
     if (!s->grid.log2_entries) s->grid.log2_entries = row->grid.log2_entries;
