@@ -1,13 +1,4 @@
-/* The program's entry. Until the commands exist it knows its version only. */
-#include <stdio.h>
-#include <string.h>
+/* The program's entry; everything else is in program.c, where tests reach it. */
+#include "cli/commands.h"
 
-int main(int argc, char **argv)
-{
-    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-        puts("adjoint " ADJOINT_VERSION);
-        return 0;
-    }
-    fputs("usage: adjoint --version\n", stderr);
-    return 2;
-}
+int main(int argc, char **argv) { return cli_main(argc, argv); }
