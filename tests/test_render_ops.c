@@ -72,8 +72,8 @@ static void solve(const problem *p, ad_type type, int threads, double x[][VALUES
         read_numbers(ctx, y[i], a->y[i]);
         a->y_count[i] = ad_count(ctx, y[i]);
         for (int64_t j = 0; j < a->y_count[i]; j++) cotangent[j] = draw(&state, -1, 1);
-        ad_tensor weighted = ad_mul(ctx, y[i], numbers(ctx, type, ad_shape_of(ctx, y[i]), cotangent));
-        loss = ad_add(ctx, loss, ad_sum(ctx, weighted, AD_ALL_AXES, false));
+        ad_tensor weight = numbers(ctx, type, ad_shape_of(ctx, y[i]), cotangent);
+        loss = ad_add(ctx, loss, ad_sum(ctx, ad_mul(ctx, y[i], weight), AD_ALL_AXES, false));
     }
     a->loss = ad_item(ctx, loss);
     ad_grad(ctx, loss, (ad_tensor){0}, p->operands, in, dx, 0);

@@ -3,12 +3,12 @@
  * Max, "Optical Models for Direct Volume Rendering", 1995, as in Mildenhall et al., "NeRF", 2020,
  * equation 3. Samples lie ray after ray, near to far; offsets say where each ray starts:
  *
- *   alpha_k = 1 - exp(-sigma_k delta_k),  T_k = prod over i < k of (1 - alpha_i),  w_k = T_k alpha_k
+ *   alpha_k = 1 - exp(-sigma_k delta_k), T_k = prod over i < k of (1 - alpha_i),  w_k = T_k alpha_k
  *   colour = sum w_k c_k,  opacity = sum w_k,  depth = sum w_k t_k
  *
  * A ray ends before the first sample with T_k < stop; samples behind have weight 0, exactly. With
  * g_k the cotangent that falls on w_k (through colour, opacity, depth and the weights themselves),
- * the derivative has the closed form  d sigma_k = delta_k (T_(k+1) g_k - sum over i > k of w_i g_i),
+ * the derivative has the closed form d sigma_k = delta_k (T_(k+1) g_k - sum over i > k of w_i g_i),
  * which one walk from far to near gives. Rays are owned whole by one thread; the exponentials of
  * the next LANES samples are made at once, as vectors, the products and sums one by one. */
 #include "render/render.h"

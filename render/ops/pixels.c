@@ -4,9 +4,9 @@
  * differ in size. A draw is a function of (seed, ordinal of the operation in the step, step, ray);
  * the step is an operand, so that a captured step draws anew whenever it has advanced. Every pixel
  * is equally likely: 64 random bits times the number of pixels, of which the upper part counts, so
- * the bias is below one part in 2^32. Masked pixels are left out by a list of the allowed ones. Of many rays
- * only the first `live` are drawn: the others get an image that does not exist, whose colour and
- * ray are zero. */
+ * the bias is below one part in 2^32. Masked pixels are left out by a list of the allowed ones.
+ * Of many rays only the first `live` are drawn: the others get an image that does not exist, whose
+ * colour and ray are zero. */
 #include "render/render.h"
 
 #include "autodiff/ops/random.h"
