@@ -1,0 +1,291 @@
+/* Checks of what an operation computes: the same in f32 and f64, in narrow storage, from strided
+ * operands, on any number of threads, in a replayed step. */
+#include "tests/harness.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void inputs(ad_context *ctx, const harness_case *c, ad_tensor *in) {
+    for (int i = 0; i < c->sample.inputs; i++) {
+        in[i] = harness_input(ctx, c, i);
+        if (c->op->writes >> i & 1) in[i] = ad_state(ctx, "state", in[i]);
+    }
+}
+
+// What the call left: its outputs, then the operands it wrote.
+static int results(const harness_case *c, const ad_tensor *in, const ad_tensor *out,
+                   ad_tensor *result) {
+    int n = 0;
+    for (int j = 0; j < c->op->outputs; j++)
+        if (out[j].slot) result[n++] = out[j];
+    for (int i = 0; i < c->sample.inputs; i++)
+        if (c->op->writes >> i & 1) result[n++] = in[i];
+    return n;
+}
+
+void harness_check_runs(harness *h, const harness_case *c) {
+    ad_tensor in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX], result[AD_INPUTS_MAX + AD_OUTPUTS_MAX], dx;
+    inputs(h->ctx, c, in);
+    harness_apply(h->ctx, c, in, out);
+    if (!harness_sound(h, c)) return;
+    int n = results(c, in, out, result);
+    for (int j = 0; j < n; j++) {
+        int64_t count;
+        free(harness_values(h->ctx, result[j], &count));
+    }
+    bool real = false;
+    for (int i = 0; i < c->sample.inputs; i++)
+        real |= harness_real(c->sample.input[i].type) && !c->sample.input[i].constant;
+    // An empty loss has an empty gradient, not an error.
+    ad_tensor leaf[AD_INPUTS_MAX], loss;
+    memcpy(leaf, in, sizeof leaf);
+    for (int i = 0; i < c->sample.inputs && real && !c->op->writes; i++)
+        if (harness_real(c->sample.input[i].type) && !c->sample.input[i].constant)
+            leaf[i] = ad_watch(h->ctx, in[i]);
+    if (real && !c->op->writes && harness_apply(h->ctx, c, leaf, out)) {
+        loss = harness_loss(h->ctx, c, out);
+        if (loss.slot && ad_is_tracked(h->ctx, loss))
+            for (int i = 0; i < c->sample.inputs; i++)
+                if (leaf[i].slot != in[i].slot)
+                    ad_grad(h->ctx, loss, (ad_tensor){0}, 1, &leaf[i], &dx, 0);
+    }
+    if (harness_sound(h, c)) h->ran[h->category]++;
+}
+
+/* ---- f32 against f64 */
+
+static void magnitudes(const harness_case *c, harness_case *absolute) {
+    *absolute = *c;
+    for (int i = 0; i < c->sample.inputs; i++) {
+        absolute->value[i] = malloc(sizeof(double) * (size_t)(c->count[i] + 1));
+        for (int64_t k = 0; k < c->count[i]; k++)
+            absolute->value[i][k] = harness_differentiable(c, i) ? fabs(c->value[i][k])
+                                                                 : c->value[i][k];
+    }
+}
+
+void harness_check_agree(harness *h, const harness_case *c) {
+    harness_case wide;
+    if (!harness_open(&wide, c->op, AD_F64, c->sample.shape, c->sample.variant)) return;
+    ad_context *ctx = h->ctx;
+    ad_tensor in[2][AD_INPUTS_MAX], out[3][AD_OUTPUTS_MAX], dx[2][AD_INPUTS_MAX];
+    inputs(ctx, c, in[0]), inputs(ctx, &wide, in[1]);
+    harness_apply(ctx, c, in[0], out[0]), harness_apply(ctx, &wide, in[1], out[1]);
+    // A linear operation adds up terms of this size.
+    memset(out[2], 0, sizeof out[2]);
+    if (c->op->flags & AD_OP_LINEAR) {
+        harness_case absolute;
+        ad_tensor size[AD_INPUTS_MAX];
+        magnitudes(&wide, &absolute);
+        inputs(ctx, &absolute, size), harness_apply(ctx, &absolute, size, out[2]);
+        harness_close(&absolute);
+    }
+    if (harness_sound(h, c)) {
+        ad_tensor a[AD_INPUTS_MAX + AD_OUTPUTS_MAX], b[AD_INPUTS_MAX + AD_OUTPUTS_MAX];
+        int n = results(c, in[0], out[0], a), m = results(&wide, in[1], out[1], b);
+        for (int j = 0; j < n && j < m; j++) {
+            double scale = 1e-6;
+            int64_t count = 0;
+            double *size = out[2][j].slot ? harness_values(ctx, out[2][j], &count) : NULL;
+            for (int64_t k = 0; k < count && size; k++) scale = fmax(scale, fabs(size[k]));
+            free(size);
+            bool long_sum = c->count[0] > 4096 && ad_count(ctx, a[j]) < c->count[0];
+            harness_close_to(h, c, j, a[j], b[j], long_sum ? 1e-4 : 1e-5, scale);
+        }
+        h->ran[h->category]++;
+    }
+    bool gradient = !(c->op->flags & (AD_OP_NO_GRADIENT | AD_OP_STATEFUL)) && c->count[0] < 100000;
+    if (gradient && harness_gradient(h, c, in[0], dx[0], 0)
+        && harness_gradient(h, &wide, in[1], dx[1], 0))
+        for (int i = 0; i < c->sample.inputs; i++)
+            if (dx[0][i].slot) harness_close_to(h, c, i, dx[0][i], dx[1][i], 1e-4, 1e-6);
+    harness_close(&wide);
+}
+
+/* ---- narrow storage: f32 on the rounded values is the reference */
+
+void harness_check_storage(harness *h, const harness_case *c) {
+    ad_context *ctx = h->ctx;
+    harness_case wide;
+    if (!harness_open(&wide, c->op, AD_F32, c->sample.shape, c->sample.variant)) return;
+    ad_tensor in[2][AD_INPUTS_MAX], out[2][AD_OUTPUTS_MAX], a[32], b[32];
+    bool gradient = !(c->op->flags & (AD_OP_NO_GRADIENT | AD_OP_STATEFUL)) && !c->op->writes;
+    inputs(ctx, c, in[0]);
+    for (int i = 0; i < c->sample.inputs; i++) {
+        in[1][i] = ad_cast(ctx, in[0][i], wide.sample.input[i].type);
+        if (c->op->writes >> i & 1) in[1][i] = ad_state(ctx, "wide", in[1][i]);
+        if (gradient && harness_differentiable(c, i))
+            for (int s = 0; s < 2; s++) in[s][i] = ad_watch(ctx, in[s][i]);
+    }
+    harness_apply(ctx, c, in[0], out[0]), harness_apply(ctx, &wide, in[1], out[1]);
+    double tolerance = c->sample.type == AD_BF16 ? 0x1p-7 : 0x1p-10;
+    if (harness_sound(h, c)) {
+        int n = results(c, in[0], out[0], a), m = results(&wide, in[1], out[1], b);
+        for (int j = 0; j < n && j < m; j++) harness_close_to(h, c, j, a[j], b[j], tolerance, 1e-3);
+        ad_tensor loss[2], dx[2];
+        for (int s = 0; s < 2; s++) loss[s] = harness_loss(ctx, s ? &wide : c, out[s]);
+        for (int i = 0; i < c->sample.inputs && gradient && loss[0].slot; i++) {
+            if (!harness_differentiable(c, i) || !ad_is_tracked(ctx, loss[0])) continue;
+            for (int s = 0; s < 2; s++)
+                ad_grad(ctx, loss[s], (ad_tensor){0}, 1, &in[s][i], &dx[s], 0);
+            if (harness_sound(h, c)) // every product of the chain rounds
+                harness_close_to(h, c, i, dx[0], dx[1], 16 * tolerance, 1e-2);
+        }
+        h->ran[h->category]++;
+    }
+    harness_close(&wide);
+}
+
+/* ---- layouts */
+
+// The same values, laid out otherwise. kind 0: transposed, 1: offset, 2: reversed.
+static bool laid_out(ad_context *ctx, ad_tensor x, int kind, ad_tensor *view) {
+    int rank = ad_shape_of(ctx, x).rank;
+    if (rank < (kind == 0 ? 2 : 1) || ad_count(ctx, x) == 0) return false;
+    if (kind == 0) {
+        *view = ad_transpose(ctx, ad_contiguous(ctx, ad_transpose(ctx, x)));
+    } else if (kind == 1) {
+        ad_shape shape = ad_shape_of(ctx, x);
+        int last = rank - 1;
+        int64_t size = shape.size[last];
+        ad_tensor front = ad_contiguous(ctx, ad_slice(ctx, x, last, 0, 1, 1));
+        *view = ad_slice(ctx, ad_concat(ctx, 2, (ad_tensor[]){front, x}, last), last, 1, size + 1, 1);
+    } else {
+        int64_t size = ad_shape_of(ctx, x).size[0];
+        ad_tensor turned = ad_contiguous(ctx, ad_slice(ctx, x, 0, size - 1, -1, -1));
+        *view = ad_slice(ctx, turned, 0, size - 1, -1, -1);
+    }
+    return true;
+}
+
+static bool same_bits(harness *h, const harness_case *c, ad_tensor a, ad_tensor b, const char *how) {
+    size_t bytes = (size_t)ad_count(h->ctx, a) * ad_type_bytes(ad_type_of(h->ctx, a));
+    if (!harness_sound(h, c)) return false;
+    char *x = malloc(bytes + 1), *y = malloc(bytes + 1);
+    bool read = ad_read(h->ctx, a, x, bytes) && ad_read(h->ctx, b, y, bytes);
+    bool same = read && memcmp(x, y, bytes) == 0;
+    free(x), free(y);
+    h->checks++;
+    if (harness_sound(h, c) && !same) harness_fault(h, c, "other bits: %s", how);
+    return same;
+}
+
+void harness_check_views(harness *h, const harness_case *c) {
+    static const char *const how[] = {"transposed operand", "offset operand", "reversed operand"};
+    ad_context *ctx = h->ctx;
+    ad_tensor in[AD_INPUTS_MAX], dx[2][AD_INPUTS_MAX], out[2][AD_OUTPUTS_MAX], a[32], b[32];
+    for (int i = 0; i < c->sample.inputs; i++)
+        for (int kind = 0; kind < 3; kind++) {
+            inputs(ctx, c, in);
+            harness_apply(ctx, c, in, out[0]);
+            int n = results(c, in, out[0], a);
+            if (c->op->writes) inputs(ctx, c, in);
+            if (c->op->writes >> i & 1 || !laid_out(ctx, in[i], kind, &in[i])) continue;
+            harness_apply(ctx, c, in, out[1]);
+            results(c, in, out[1], b);
+            if (!harness_sound(h, c)) return;
+            for (int j = 0; j < n; j++)
+                if (!same_bits(h, c, b[j], a[j], how[kind])) return;
+            h->ran[h->category]++;
+            // The gradient of the strided leaf.
+            if (!harness_differentiable(c, i) || c->op->flags & AD_OP_NO_GRADIENT) continue;
+            ad_tensor leaf = ad_watch(ctx, in[i]), plain[AD_INPUTS_MAX], got;
+            in[i] = leaf;
+            if (!harness_apply(ctx, c, in, out[1])) break;
+            ad_tensor loss = harness_loss(ctx, c, out[1]);
+            if (!loss.slot || !ad_is_tracked(ctx, loss)) continue;
+            if (!harness_gradient(h, c, plain, dx[0], 0)) return;
+            ad_grad(ctx, loss, (ad_tensor){0}, 1, &leaf, &got, 0);
+            if (!harness_sound(h, c)) return;
+            harness_close_to(h, c, i, got, dx[0][i], 1e-6, 1e-6);
+        }
+    harness_sound(h, c);
+}
+
+/* ---- bits: of every output and gradient, on any number of threads, run after run */
+
+static void bits_of(harness *h, const harness_case *c, int threads, char **bytes, size_t *size) {
+    harness one = *h;
+    ad_tensor in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX], dx[AD_INPUTS_MAX] = {{0}}, all[64];
+    one.ctx = ad_open(&(ad_options){.threads = threads, .poison = true});
+    inputs(one.ctx, c, in);
+    harness_apply(one.ctx, c, in, out);
+    int n = results(c, in, out, all);
+    if (!(c->op->flags & AD_OP_NO_GRADIENT) && harness_gradient(&one, c, in, dx, 0))
+        for (int i = 0; i < c->sample.inputs; i++)
+            if (dx[i].slot) all[n++] = dx[i];
+    *size = 0, *bytes = NULL;
+    for (int j = 0; j < n && harness_sound(&one, c); j++) {
+        size_t more = (size_t)ad_count(one.ctx, all[j]) * ad_type_bytes(ad_type_of(one.ctx, all[j]));
+        *bytes = realloc(*bytes, *size + more + 1);
+        ad_read(one.ctx, all[j], *bytes + *size, more);
+        *size += more;
+    }
+    ad_close(one.ctx);
+    h->faults = one.faults;
+    memcpy(h->shown, one.shown, sizeof h->shown);
+}
+
+void harness_check_bits(harness *h, const harness_case *c) {
+    static const int threads[] = {1, 1, 1, 2, 4};
+    char *first, *other;
+    size_t size, same;
+    bits_of(h, c, threads[0], &first, &size);
+    for (int run = 1; run < 5; run++) {
+        bits_of(h, c, threads[run], &other, &same);
+        h->checks++;
+        if (same != size || (size && memcmp(first, other, size)))
+            harness_fault(h, c, "other bits in run %d, %d threads", run, threads[run]);
+        free(other);
+    }
+    free(first);
+    h->ran[h->category]++;
+}
+
+/* ---- replay: values written between, gradient inside */
+
+static void step(harness *h, const harness_case *c, const ad_tensor *in, ad_tensor *all, int *n) {
+    ad_context *ctx = h->ctx;
+    ad_tensor out[AD_OUTPUTS_MAX], want[AD_INPUTS_MAX], dx[AD_INPUTS_MAX], leaf[AD_INPUTS_MAX];
+    int wanted = 0;
+    memcpy(leaf, in, sizeof leaf);
+    for (int i = 0; i < c->sample.inputs; i++)
+        if (harness_differentiable(c, i)) want[wanted++] = leaf[i] = ad_watch(ctx, in[i]);
+    harness_apply(ctx, c, leaf, out);
+    *n = results(c, in, out, all);
+    ad_tensor loss = harness_loss(ctx, c, out);
+    if (!loss.slot || !ad_is_tracked(ctx, loss) || !wanted) return;
+    ad_grad(ctx, loss, (ad_tensor){0}, wanted, want, dx, 0);
+    for (int k = 0; k < wanted; k++) all[(*n)++] = dx[k];
+}
+
+void harness_check_replay(harness *h, const harness_case *c) {
+    ad_context *ctx = h->ctx;
+    ad_tensor in[AD_INPUTS_MAX], fresh[AD_INPUTS_MAX], all[64], eager[64];
+    int n = 0, m = 0;
+    // Captured on the values in reverse order, replayed on them as they are.
+    for (int i = 0; i < c->sample.inputs; i++) {
+        ad_tensor x = harness_input(ctx, c, i);
+        bool ordered = c->sample.input[i].sorted || ad_shape_of(ctx, x).rank == 0 || !c->count[i];
+        int64_t size = ordered ? 0 : ad_shape_of(ctx, x).size[0];
+        in[i] = ad_state(ctx, "in", ordered ? x : ad_slice(ctx, x, 0, size - 1, -1, -1));
+        fresh[i] = ad_state(ctx, "fresh", x);
+    }
+    if (!harness_sound(h, c)) return;
+    ad_capture_begin(ctx);
+    step(h, c, in, all, &n);
+    ad_program *program = ad_capture_end(ctx);
+    if (!program || !harness_sound(h, c)) {
+        harness_sound(h, c);
+        return;
+    }
+    for (int i = 0; i < c->sample.inputs; i++) ad_assign(ctx, in[i], fresh[i]);
+    ad_replay(program);
+    step(h, c, fresh, eager, &m);
+    if (harness_sound(h, c))
+        for (int j = 0; j < n && j < m; j++)
+            if (!same_bits(h, c, all[j], eager[j], "replayed")) break;
+    ad_program_free(program);
+    h->ran[h->category]++;
+}

@@ -1,0 +1,180 @@
+/* Every operation of autodiff/ops/ops.def and render/ops/ops.def through the harness.
+ *
+ * The shapes are chosen here: ranks 0 to 6, axes of size 1, empty axes, more than 2^20 elements. A
+ * table of what ran is printed. What cannot run by an operation's nature (no gradient, nothing to
+ * lay out otherwise) is a dot; any other hole must be named by the operation's exempt text, or the
+ * test fails. Wrong rules that are planted must all be caught. */
+#include "tests/harness.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AD_OP(op) extern const ad_op op;
+#include "autodiff/ops/ops.def"
+#include "render/ops/ops.def"
+#undef AD_OP
+
+#define AD_OP(op) &op,
+static const ad_op *const operations[] = {
+#include "autodiff/ops/ops.def"
+#include "render/ops/ops.def"
+};
+#undef AD_OP
+enum { OPERATIONS = sizeof operations / sizeof *operations };
+
+#define R AD_RANK_MAX
+static const ad_shape small[] = {
+    {2, {3, 4}}, {1, {7}}, {3, {2, 3, 4}}, {2, {5, 1}}, {0, {0}}, {2, {1, 6}}, {1, {16}},
+    {4, {2, 1, 3, 2}}, {1, {1}}, {2, {4, 4}}, {5, {2, 1, 2, 1, 3}}, {6, {1, 2, 1, 3, 1, 2}}};
+static const ad_shape empty[] = {{1, {0}}, {2, {0, 3}}, {2, {3, 0}}, {3, {2, 0, 2}}};
+static const ad_shape medium[] = {{2, {300, 70}}, {1, {40000}}};
+static const ad_shape large[] = {{1, {(1 << 20) + 77}}, {2, {1100, 1000}}};
+#undef R
+#define COUNT(array) (int)(sizeof array / sizeof *array)
+
+typedef struct stage {
+    harness_category category;
+    harness_check check;
+    ad_type type;
+    const ad_shape *shapes;
+    int count, variants; // at most
+    bool gradient;       // needs derivatives
+} stage;
+
+#define SMALL small, COUNT(small), 16
+static const stage stages[] = {
+    {HARNESS_AGREE, harness_check_agree, AD_F32, SMALL, false},
+    {HARNESS_INTEGER, harness_check_runs, AD_I32, SMALL, false},
+    {HARNESS_INTEGER, harness_check_runs, AD_U32, SMALL, false},
+    {HARNESS_STORAGE, harness_check_storage, AD_BF16, small, 4, 4, false},
+    {HARNESS_STORAGE, harness_check_storage, AD_F16, small, 4, 4, false},
+    {HARNESS_GRADIENT, harness_check_gradient, AD_F64, SMALL, true},
+    {HARNESS_DOT, harness_check_dot, AD_F64, SMALL, true},
+    {HARNESS_TAYLOR, harness_check_taylor, AD_F64, small, 7, 8, true},
+    {HARNESS_SECOND, harness_check_second, AD_F64, small, 8, 8, true},
+    {HARNESS_MIXED, harness_check_mixed, AD_F64, small, 8, 8, true},
+    {HARNESS_FUSED, harness_check_fused, AD_F32, SMALL, true},
+    {HARNESS_FUSED, harness_check_fused, AD_F32, medium, COUNT(medium), 1, true},
+    {HARNESS_FUSED, harness_check_fused, AD_F64, SMALL, true},
+    {HARNESS_ZERO, harness_check_zero, AD_F64, small, 7, 8, true},
+    {HARNESS_SAME, harness_check_same, AD_F64, small, 4, 8, true},
+    {HARNESS_VIEWS, harness_check_views, AD_F32, small, 7, 6, false},
+    {HARNESS_VIEWS, harness_check_views, AD_U32, small, 3, 2, false},
+    {HARNESS_EMPTY, harness_check_runs, AD_F32, empty, COUNT(empty), 8, false},
+    {HARNESS_EMPTY, harness_check_runs, AD_U32, empty, COUNT(empty), 8, false},
+    {HARNESS_LARGE, harness_check_agree, AD_F32, large, COUNT(large), 1, false},
+    {HARNESS_LARGE, harness_check_runs, AD_U32, large, 1, 1, false},
+    {HARNESS_BITS, harness_check_bits, AD_F32, medium, COUNT(medium), 3, false},
+    {HARNESS_BITS, harness_check_bits, AD_F32, small, 3, 3, false},
+    {HARNESS_BITS, harness_check_bits, AD_U32, medium, COUNT(medium), 2, false},
+    {HARNESS_REPLAY, harness_check_replay, AD_F32, small, 3, 4, false},
+    {HARNESS_REPLAY, harness_check_replay, AD_U32, small, 3, 2, false},
+};
+
+static void run_stage(harness *h, const ad_op *op, const stage *s) {
+    h->category = s->category;
+    int shapes = h->reduced && s->count > 4 ? 4 : s->count;
+    for (int i = 0; i < shapes; i++)
+        for (int variant = 0; variant < s->variants; variant++) {
+            harness_case c;
+            bool has = harness_open(&c, op, s->type, s->shapes[i], variant);
+            if (has) {
+                ad_scope_begin(h->ctx, harness_names[s->category]);
+                s->check(h, &c);
+                ad_scope_end(h->ctx);
+                ad_error_clear(h->ctx);
+            }
+            harness_close(&c);
+            if (!has) break;
+        }
+}
+
+/* ---- what need not run */
+
+// By nature: told by the operation's fields and its samples.
+static bool by_nature(const ad_op *op, harness_category category) {
+    bool real = false, whole = false, operands = false, pair = false, differentiable = false;
+    for (int s = 0; s < COUNT(small); s++)
+        for (int t = 0; t < AD_TYPES; t++) {
+            harness_case c;
+            if (harness_open(&c, op, (ad_type)t, small[s], 0)) {
+                real |= harness_real((ad_type)t), whole |= !harness_real((ad_type)t);
+                int n = 0;
+                for (int i = 0; i < c.sample.inputs; i++) {
+                    operands |= c.sample.input[i].shape.rank > 0 && !(op->writes >> i & 1);
+                    n += harness_differentiable(&c, i);
+                }
+                pair |= n > 1, differentiable |= n > 0;
+            }
+            harness_close(&c);
+        }
+    bool gradient = !(op->flags & (AD_OP_NO_GRADIENT | AD_OP_STATEFUL)) && differentiable;
+    switch (category) {
+    case HARNESS_AGREE: return !real;
+    case HARNESS_INTEGER: return !whole;
+    case HARNESS_STORAGE: return !real || op->flags & AD_OP_STATEFUL;
+    case HARNESS_FUSED: return !op->vjp_fused;
+    case HARNESS_SAME: return !gradient || !pair;
+    case HARNESS_VIEWS: return !operands;
+    case HARNESS_DOT: case HARNESS_TAYLOR: case HARNESS_GRADIENT: case HARNESS_SECOND:
+    case HARNESS_MIXED: case HARNESS_ZERO: return !gradient || op->flags & AD_OP_INEXACT;
+    case HARNESS_MUTATION: return !gradient || (op->compose && !op->vjp_fused);
+    default: return false;
+    }
+}
+
+// "category: reason; category: reason"
+static bool named(const ad_op *op, const char *what) {
+    const char *at = op->exempt ? strstr(op->exempt, what) : NULL;
+    return at && at[strlen(what)] == ':';
+}
+
+Test(ops, every_operation_passes_the_harness, .timeout = 600) {
+    const char *size = getenv("ADJOINT_TEST_SIZE"), *only = getenv("ADJOINT_TEST_OP");
+    harness_count all = {0};
+    long faults = 0, checks = 0, kinks = 0;
+    int holes = 0;
+    fprintf(stderr, "%-20s", "operation");
+    for (int k = 0; k < HARNESS_CATEGORIES; k++) fprintf(stderr, " %.6s", harness_names[k]);
+    fprintf(stderr, "  planted caught\n");
+    for (int i = 0; i < OPERATIONS; i++) {
+        const ad_op *op = operations[i];
+        if (only && strcmp(only, op->name)) continue;
+        harness h = {.ctx = ad_open(&(ad_options){.threads = 2, .seed = 5, .poison = true}),
+                     .reduced = size && !strcmp(size, "reduced")};
+        bool skip[HARNESS_CATEGORIES];
+        for (int k = 0; k < HARNESS_CATEGORIES; k++)
+            skip[k] = by_nature(op, k) || named(op, harness_names[k]);
+        for (int s = 0; s < COUNT(stages); s++)
+            if (!skip[stages[s].category] && !(h.reduced && stages[s].category == HARNESS_LARGE))
+                run_stage(&h, op, &stages[s]);
+        harness_count count = {0};
+        h.category = HARNESS_MUTATION;
+        if (!skip[HARNESS_MUTATION]) {
+            harness_mutate(&h, op, small, h.reduced ? 3 : 8, &count);
+            if (count.planted == 0) h.ran[HARNESS_MUTATION] = 0;
+        }
+        fprintf(stderr, "%-20s", op->name);
+        for (int k = 0; k < HARNESS_CATEGORIES; k++) {
+            bool hole = !h.ran[k] && !skip[k] && !(h.reduced && k == HARNESS_LARGE);
+            char cell[16];
+            snprintf(cell, sizeof cell, "%d", h.ran[k]);
+            fprintf(stderr, " %6s", hole ? "HOLE" : h.ran[k] ? cell : skip[k] ? "." : "-");
+            holes += hole;
+        }
+        fprintf(stderr, "  %4ld %4ld%s\n", count.planted, count.caught, h.faults ? "  FAULTY" : "");
+        all.planted += count.planted, all.caught += count.caught;
+        all.without_effect += count.without_effect;
+        faults += h.faults, checks += h.checks, kinks += h.kinks;
+        ad_close(h.ctx);
+    }
+    fprintf(stderr, "%d operations, %ld comparisons, %ld faults, %d holes, %ld kinks passed over\n"
+            "wrong rules: %ld planted, %ld caught (%ld more had no effect)\n", OPERATIONS, checks,
+            faults, holes, kinks, all.planted, all.caught, all.without_effect);
+    cr_assert_eq(faults, 0, "%ld faults", faults);
+    cr_assert_eq(holes, 0, "%d categories did not run and have no reason", holes);
+    cr_assert_eq(all.planted, all.caught);
+    cr_assert_leq(kinks, checks / 20);
+}
