@@ -19,48 +19,69 @@
 enum { DEPTH = 8, SKIP = 5, POINT_LEVELS = 10, DIRECTION_LEVELS = 4 };
 enum { POINT_NUMBERS = 3 + 6 * POINT_LEVELS, DIRECTION_NUMBERS = 3 + 6 * DIRECTION_LEVELS };
 enum { DENSITY = DEPTH, FEATURE, COLOUR, RGB, LAYERS }; // after the eight
+// A layer that reads two things side by side is the sum of two products: the second one's weights
+// come after all layers. So nothing is laid side by side, and directions cost rays, not samples.
+enum { SKIP_WEIGHT = 2 * LAYERS, DIRECTION_WEIGHT, PARAMETERS };
 enum { COARSE, FINE };
 enum { PIECE_ROWS = 1 << 15, VIEW_ROWS = 1 << 14 };
 
 // Each network's parameters: weight and bias of one layer after the other.
 static const ad_tensor *network_of(const render_model *model, int which) {
-    return model->parameters + which * 2 * LAYERS;
+    return model->parameters + which * PARAMETERS;
 }
 
-static bool mlp_open(render_model *model, ad_message *error) {
-    static const char *const networks[] = {"coarse", "fine"};
+// Weights (out, in) and those of what is read beside them (out, beside), drawn as one matrix.
+static void open_network(render_model *model, const char *network) {
     static const char *const heads[] = {"density", "feature", "colour", "rgb"};
     ad_context *ctx = model->ctx;
     int64_t width = model->settings.width, half = (width + 1) / 2;
-    ad_scope_begin(ctx, "mlp field");
-    for (int n = COARSE; n <= FINE; n++) {
-        for (int l = 0; l < LAYERS; l++) {
-            int64_t in = l == 0 ? POINT_NUMBERS : l == SKIP ? POINT_NUMBERS + width
-                       : l == COLOUR ? width + DIRECTION_NUMBERS : l == RGB ? half : width;
-            int64_t out = l == DENSITY ? 1 : l == COLOUR ? half : l == RGB ? 3 : width;
-            bool relu = l < DEPTH || l == COLOUR;
-            char layer[32], name[64];
-            snprintf(layer, sizeof layer, "layer.%d", l);
-            for (int part = 0; part < 2; part++) {
-                snprintf(name, sizeof name, "%s.%s.%s", networks[n],
-                         l < DEPTH ? layer : heads[l - DEPTH], part ? "bias" : "weight");
-                render_model_parameter(model, name, part ? ad_zeros(ctx, out)
-                                       : relu ? ad_he_normal(ctx, out, in)
-                                              : ad_xavier_normal(ctx, out, in));
-            }
+    ad_tensor beside[2] = {{0}};
+    for (int l = 0; l < LAYERS; l++) {
+        int64_t in = l == 0 ? POINT_NUMBERS : l == RGB ? half : width;
+        int64_t out = l == DENSITY ? 1 : l == COLOUR ? half : l == RGB ? 3 : width;
+        int64_t all = in + (l == SKIP ? POINT_NUMBERS : l == COLOUR ? DIRECTION_NUMBERS : 0);
+        ad_tensor weight = l < DEPTH || l == COLOUR ? ad_he_normal(ctx, out, all)
+                                                    : ad_xavier_normal(ctx, out, all);
+        if (all > in) {
+            beside[l == COLOUR] = ad_slice(ctx, weight, 1, in, all, 1);
+            weight = ad_slice(ctx, weight, 1, 0, in, 1);
         }
+        char layer[32], name[64];
+        snprintf(layer, sizeof layer, "layer.%d", l);
+        const char *part = l < DEPTH ? layer : heads[l - DEPTH];
+        snprintf(name, sizeof name, "%s.%s.weight", network, part);
+        render_model_parameter(model, name, ad_contiguous(ctx, weight));
+        snprintf(name, sizeof name, "%s.%s.bias", network, part);
+        render_model_parameter(model, name, ad_zeros(ctx, out));
     }
+    char name[64];
+    snprintf(name, sizeof name, "%s.layer.%d.encoding.weight", network, SKIP);
+    render_model_parameter(model, name, ad_contiguous(ctx, beside[0]));
+    snprintf(name, sizeof name, "%s.colour.direction.weight", network);
+    render_model_parameter(model, name, ad_contiguous(ctx, beside[1]));
+}
+
+static bool mlp_open(render_model *model, ad_message *error) {
+    ad_context *ctx = model->ctx;
+    ad_scope_begin(ctx, "mlp field");
+    open_network(model, "coarse");
+    open_network(model, "fine");
     ad_scope_end(ctx);
     return !ad_failed(ctx) || ad_fail(error, "%s", ad_error_text(ctx));
 }
 
-// One layer; what went in ends here, unless the tape needs it.
+// One layer; what went in ends here, unless it has another use or the tape needs it.
 static ad_tensor dense(ad_context *ctx, ad_tensor x, const ad_tensor *network, int layer,
-                       bool last_use) {
-    bool relu = layer < DEPTH || layer == COLOUR;
-    ad_tensor y = ad_dense(ctx, x, network[2 * layer], network[2 * layer + 1],
-                           relu ? AD_RELU : AD_LINEAR);
+                       ad_activation activation, bool last_use) {
+    ad_tensor y = ad_dense(ctx, x, network[2 * layer], network[2 * layer + 1], activation);
     if (last_use) ad_free(ctx, x);
+    return y;
+}
+
+// relu(a + b)
+static ad_tensor joined(ad_context *ctx, ad_tensor a, ad_tensor b) {
+    ad_tensor sum = ad_add(ctx, a, b), y = ad_relu(ctx, sum);
+    ad_free(ctx, a), ad_free(ctx, b), ad_free(ctx, sum);
     return y;
 }
 
@@ -68,14 +89,12 @@ static ad_tensor dense(ad_context *ctx, ad_tensor x, const ad_tensor *network, i
 static ad_tensor trunk(ad_context *ctx, const ad_tensor *network, ad_tensor points) {
     ad_tensor centred = ad_affine(ctx, points, 2, -1);
     ad_tensor encoded = render_positional_encoding(ctx, centred, POINT_LEVELS); // (n, 63)
-    ad_tensor h = dense(ctx, encoded, network, 0, false);
+    ad_tensor h = dense(ctx, encoded, network, 0, AD_RELU, false);
     for (int layer = 1; layer < DEPTH; layer++) {
-        if (layer == SKIP) {
-            ad_tensor both = ad_concat(ctx, 2, (ad_tensor[]){encoded, h}, 1); // (n, 63 + width)
-            ad_free(ctx, h), ad_free(ctx, encoded);
-            h = both;
-        }
-        h = dense(ctx, h, network, layer, true);
+        h = dense(ctx, h, network, layer, layer == SKIP ? AD_LINEAR : AD_RELU, true);
+        if (layer != SKIP) continue;
+        h = joined(ctx, h, ad_linear(ctx, encoded, network[SKIP_WEIGHT], (ad_tensor){0}));
+        ad_free(ctx, encoded);
     }
     return h;
 }
@@ -84,7 +103,7 @@ static ad_tensor mlp_density(render_model *model, ad_tensor points, ad_tensor co
     const ad_tensor *network = network_of(model, FINE);
     ad_context *ctx = model->ctx;
     ad_tensor h = trunk(ctx, network, points);
-    ad_tensor sigma = render_density(ctx, dense(ctx, h, network, DENSITY, true));
+    ad_tensor sigma = render_density(ctx, dense(ctx, h, network, DENSITY, AD_LINEAR, true));
     if (!count.slot) return sigma;
     return render_mask_rows(ctx, sigma, count);
 }
@@ -93,12 +112,13 @@ static ad_tensor mlp_density(render_model *model, ad_tensor points, ad_tensor co
 static void shade(ad_context *ctx, const ad_tensor *network, ad_tensor points,
                   ad_tensor directions, ad_tensor offsets, ad_tensor *sigma, ad_tensor *colour) {
     ad_tensor h = trunk(ctx, network, points);
-    *sigma = render_density(ctx, dense(ctx, h, network, DENSITY, false));
-    ad_tensor feature = dense(ctx, h, network, FEATURE, true);
-    ad_tensor input = render_beside_ray(ctx, feature, directions, offsets); // (n, width + 27)
-    ad_free(ctx, feature);
-    ad_tensor hidden = dense(ctx, input, network, COLOUR, true); // (n, width / 2)
-    *colour = ad_sigmoid(ctx, dense(ctx, hidden, network, RGB, true));
+    *sigma = render_density(ctx, dense(ctx, h, network, DENSITY, AD_LINEAR, false));
+    ad_tensor feature = dense(ctx, h, network, FEATURE, AD_LINEAR, true);
+    ad_tensor from_point = dense(ctx, feature, network, COLOUR, AD_LINEAR, true); // (n, width / 2)
+    ad_tensor turned = ad_linear(ctx, directions, network[DIRECTION_WEIGHT], (ad_tensor){0});
+    ad_tensor hidden = joined(ctx, from_point, ad_segment_repeat(ctx, turned, offsets,
+                                                                 ad_count(ctx, *sigma)));
+    *colour = ad_sigmoid(ctx, dense(ctx, hidden, network, RGB, AD_LINEAR, true));
 }
 
 // All samples of the rays, `each` a ray, through one network to pixels.
