@@ -1,5 +1,9 @@
 /* A small picture of the first held-out view while training: target on the left, result on the
- * right, in RUN/preview. Its PSNR at that size goes to metrics.jsonl, for the report's curve. */
+ * right, in RUN/preview. Its PSNR at that size goes to metrics.jsonl, for the report's curve.
+ *
+ * It is as large as the share of the time that pictures may take allows: by the cost of a pixel of
+ * the last one, or for the first by the rays that training traces (a step costs some three times
+ * the tracing of its rays). */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -7,7 +11,14 @@
 
 #include "cli/training.h"
 
-enum { PREVIEW_PIXELS = 20000 };
+enum { PIXELS_MOST = 20000 };
+
+static int pixels_allowed(const cli_training *t) {
+    double each = t->pixel_seconds;
+    if (each <= 0 && t->rays_per_second > 0) each = 1 / (3 * t->rays_per_second);
+    double pixels = each > 0 ? t->preview_interval * CLI_PREVIEW_SHARE / each : CLI_PREVIEW_PIXELS;
+    return (int)fmin(fmax(pixels, CLI_PREVIEW_PIXELS), PIXELS_MOST);
+}
 
 // The first held-out frame; without one, a training view, whose pixels are gone.
 static const render_frame *frame_of(const render_dataset *dataset) {
@@ -62,8 +73,8 @@ bool cli_training_preview(cli_training *t, ad_message *error) {
     double start = cli_clock(), psnr = NAN;
     if (!frame) return true;
     render_camera camera = frame->camera;
-    int factor = 1;
-    while (camera.width / factor * (camera.height / factor) > PREVIEW_PIXELS) factor++;
+    int factor = 1, most = pixels_allowed(t);
+    while (camera.width / factor * (camera.height / factor) > most) factor++;
     render_camera_scale(&camera, 1.0 / factor, 1.0 / factor);
     camera.width /= factor, camera.height /= factor;
     size_t pixels = (size_t)camera.width * (size_t)camera.height;
@@ -80,6 +91,7 @@ bool cli_training_preview(cli_training *t, ad_message *error) {
     }
     free(colour), free(bytes);
     t->preview_seconds += cli_clock() - start;
+    t->pixel_seconds = (cli_clock() - start) / (double)(pixels ? pixels : 1);
     if (!good) return false;
     if (t->first_preview_seconds == 0) t->first_preview_seconds = cli_clock() - t->opened;
     cli_event_begin(&t->out, "preview");

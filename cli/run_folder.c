@@ -34,7 +34,7 @@ bool cli_folder_make(const char *path, ad_message *error) {
         char kept = *at;
         *at = 0;
         if (mkdir(part, 0777) != 0 && (stat(part, &found) != 0 || !S_ISDIR(found.st_mode))) {
-            if (errno == ENOENT || errno == EEXIST) errno = ENOTDIR;
+            if (errno == EEXIST) errno = ENOTDIR;
             return ad_fail(error, "%s: the folder cannot be made: %s", part, strerror(errno));
         }
         *at = kept;

@@ -9,9 +9,9 @@
 #include <math.h>
 #include <string.h>
 
-static const double SNAPSHOT_SECONDS = 25;      // at least every 30 s, however long a step takes
-static const double PREVIEW_SHARE = 0.004;      // of the time
+static const double SNAPSHOT_SECONDS = 28;      // at least every 30 s
 static const double PREVIEW_FIRST_SECONDS = 3;
+static const double PREVIEW_EMPTY_SECONDS = 10; // before, a picture waits for space to be empty
 
 /* ---- snapshots */
 
@@ -40,7 +40,8 @@ typedef struct pace { // when what comes next
     double line_seconds; // of the last line
     int64_t line_step;
     uint64_t line_samples;
-    double samples_per_second;
+    uint64_t line_rays;
+    double samples_per_second, step_start, step_seconds;
 } pace;
 
 static bool send_line(cli_training *t, pace *p, ad_message *error) {
@@ -48,8 +49,12 @@ static bool send_line(cli_training *t, pace *p, ad_message *error) {
     const render_progress *now = &t->progress;
     render_trainer_read(t->trainer, &t->progress);
     double passed = t->seconds - p->line_seconds;
-    if (passed > 0) p->samples_per_second = (double)(now->samples - p->line_samples) / passed;
-    p->line_seconds = t->seconds, p->line_step = now->step, p->line_samples = now->samples;
+    if (passed > 0) {
+        p->samples_per_second = (double)(now->samples - p->line_samples) / passed;
+        t->rays_per_second = (double)(now->rays - p->line_rays) / passed;
+    }
+    p->line_seconds = t->seconds, p->line_step = now->step;
+    p->line_samples = now->samples, p->line_rays = now->rays;
     if (!isfinite(now->loss))
         return ad_fail(error, "the loss is not a number any more at step %" PRId64 "; the snapshot "
                        "before it is kept; --precision f32 or another --seed may help",
@@ -76,19 +81,20 @@ static double share_of(const cli_training *t, int64_t step) {
 
 static bool between_steps(cli_training *t, pace *p, int64_t step, ad_message *error) {
     double now = cli_clock();
+    p->step_seconds = now - p->step_start;
     if (now >= p->line) {
         if (!send_line(t, p, error)) return false;
         p->line = now + (t->seconds < 120 ? 1 : 5);
     }
-    if (now >= p->preview) {
-        double before = t->preview_seconds;
+    bool emptied = t->progress.occupied < 0.95 || now - t->started > PREVIEW_EMPTY_SECONDS;
+    if (now >= p->preview && p->line_step > 0 && emptied) {
         if (!cli_training_preview(t, error)) return false;
-        double cost = t->preview_seconds - before;
-        p->preview = now + fmax(t->preview_interval, cost / PREVIEW_SHARE);
+        double least = CLI_PREVIEW_PIXELS * t->pixel_seconds; // the next one costs that or more
+        p->preview = now + fmax(t->preview_interval, least / CLI_PREVIEW_SHARE);
     }
     if (now >= p->snapshot) {
         if (!cli_training_snapshot(t, error)) return false;
-        p->snapshot = now + SNAPSHOT_SECONDS;
+        p->snapshot = now + fmax(SNAPSHOT_SECONDS - 2 * p->step_seconds, 1);
     }
     cli_progress_state state = {.share = share_of(t, step), .seconds = t->seconds, .step = step,
                                 .loss = p->line_step ? t->progress.loss : NAN,
@@ -106,9 +112,10 @@ bool cli_training_run(cli_training *t, ad_message *error) {
     t->step = step, t->started = now, t->seconds = t->seconds_before;
     pace p = {.line = now + 1, .snapshot = now + SNAPSHOT_SECONDS, .line_step = step,
               .preview = now + fmin(t->preview_interval, PREVIEW_FIRST_SECONDS),
-              .line_seconds = t->seconds, .line_samples = t->progress.samples};
+              .line_seconds = t->seconds, .line_samples = t->progress.samples, .line_rays = t->progress.rays};
     cli_progress_begin(&t->out.progress, stderr, t->out.quiet);
     while ((end == 0 || step < end) && (t->settings.steps || t->seconds < t->settings.seconds)) {
+        p.step_start = cli_clock();
         if (!render_trainer_step(t->trainer, share_of(t, step), error)) return false;
         t->step = ++step;
         t->seconds = t->seconds_before + (cli_clock() - t->started);

@@ -28,9 +28,14 @@ typedef struct cli_training {
     double seconds;                   // trained in all
     double load_seconds, snapshot_seconds, preview_seconds, eval_seconds;
     double preview_interval, first_preview_seconds;
+    double rays_per_second;           // in training, of late
+    double pixel_seconds;             // of the last preview
     bool interrupted;
     render_score score;               // of the held-out views; images 0: none
 } cli_training;
+
+static const double CLI_PREVIEW_SHARE = 0.005; // of the time goes to previews
+enum { CLI_PREVIEW_PIXELS = 1024 };            // the smallest of them
 
 /* reconstruct.c: opens everything; training.c: trains; preview.c; finish.c: measures, reports. */
 bool cli_training_run(cli_training *t, ad_message *error);
