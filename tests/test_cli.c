@@ -1,0 +1,423 @@
+/* The commands as a user meets them: each runs in a process of its own (a fork that calls the
+ * program's entry), and what is looked at is its exit status, its words and its files. The scene is
+ * eight pictures of a disc, so that a whole reconstruction takes a second. */
+#define _GNU_SOURCE 1
+#include <cjson/cJSON.h>
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "tests/fixtures.h"
+
+enum { ARGUMENTS = 32, SIDE = 12 };
+
+static fixture_folder folder;
+
+/* ---- a scene */
+
+static void scene_text(const char *name, int first, int count) {
+    char text[4096];
+    int used = snprintf(text, sizeof text, "{\"camera_angle_x\": 0.7, \"frames\": [");
+    for (int i = first; i < first + count; i++) {
+        double a = i * 0.9, c = cos(a), s = sin(a); // looks at the middle from a circle of 4
+        used += snprintf(text + used, sizeof text - (size_t)used,
+                         "%s{\"file_path\": \"v_%d\", \"transform_matrix\": [[%.9f,0,%.9f,%.9f],"
+                         "[%.9f,0,%.9f,%.9f],[0,1,0,0],[0,0,0,1]]}", i > first ? "," : "", i, -s, c,
+                         4 * c, c, s, 4 * s);
+    }
+    snprintf(text + used, sizeof text - (size_t)used, "]}");
+    fixture_text(&folder, name, text);
+}
+
+static void scene_make(void) {
+    uint8_t pixels[SIDE * SIDE * 4];
+    fixture_make(&folder);
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        int x = i % SIDE - SIDE / 2, y = i / SIDE - SIDE / 2;
+        const uint8_t disc[4] = {200, (uint8_t)(20 * (i / SIDE)), 60, x * x + y * y < 20 ? 255 : 0};
+        memcpy(pixels + 4 * i, disc, 4);
+    }
+    for (int i = 0; i < 8; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "scene/v_%d.png", i);
+        fixture_png(&folder, name, pixels, SIDE, SIDE, 4);
+    }
+    scene_text("scene/transforms_train.json", 0, 6);
+    scene_text("scene/transforms_test.json", 6, 2);
+}
+
+static void scene_remove(void) { fixture_remove(&folder); }
+
+TestSuite(cli, .init = scene_make, .fini = scene_remove, .timeout = 300);
+
+/* ---- running */
+
+static size_t file_limit; // of the next run, in bytes; 0: none
+
+static void child(char **arguments, int count) {
+    if (!freopen(fixture_path(&folder, "out"), "w", stdout)
+        || !freopen(fixture_path(&folder, "err"), "w", stderr) || chdir(folder.path) != 0)
+        _exit(99);
+    struct rlimit limit = {file_limit, file_limit};
+    if (file_limit && setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(98);
+    int status = cli_main(count, arguments);
+    fflush(NULL);
+    _exit(status);
+}
+
+// Starts `adjoint` with the words of the line.
+static pid_t start(const char *line) {
+    static char copy[1024], *arguments[ARGUMENTS + 1];
+    int count = 0;
+    snprintf(copy, sizeof copy, "adjoint %s", line);
+    for (char *word = strtok(copy, " "); word && count < ARGUMENTS; word = strtok(NULL, " "))
+        arguments[count++] = word;
+    arguments[count] = NULL;
+    fflush(NULL);
+    pid_t process = fork();
+    if (process == 0) child(arguments, count);
+    cr_assert_gt(process, 0);
+    return process;
+}
+
+static int finish(pid_t process) {
+    int status = 0;
+    cr_assert_eq(waitpid(process, &status, 0), process);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static char *words_of(const char *name) {
+    size_t size;
+    char *text = (char *)fixture_read(fixture_path(&folder, name), &size);
+    char *ended = realloc(text, size + 1);
+    cr_assert_not_null(ended);
+    ended[size] = 0;
+    return ended;
+}
+
+static void expect(const char *line, int status, const char *word) {
+    int found = finish(start(line));
+    char *err = words_of("err");
+    cr_assert_eq(found, status, "%s: exit status %d, expected %d: %s", line, found, status, err);
+    if (word) cr_assert_not_null(strstr(err, word), "%s: '%s' is not in: %s", line, word, err);
+    if (status) { // one sentence
+        char *end = strchr(err, '\n');
+        cr_assert(end && !end[1], "%s: more than one line: %s", line, err);
+    }
+    free(err);
+}
+
+static bool exists(const char *name) {
+    struct stat found;
+    return stat(fixture_path(&folder, name), &found) == 0;
+}
+
+static bool same_files(const char *a, const char *b) {
+    size_t a_size, b_size;
+    uint8_t *x = fixture_read(fixture_path(&folder, a), &a_size);
+    uint8_t *y = fixture_read(fixture_path(&folder, b), &b_size);
+    bool same = a_size == b_size && memcmp(x, y, a_size) == 0;
+    free(x), free(y);
+    return same;
+}
+
+#define SMALL "scene --preset fast --batch 1024 --rays 128 --seed 5 "
+
+// Past step 32, where the occupancy grid is first asked; the sanitizers get by with fewer.
+static bool reduced(void) {
+    const char *size = getenv("ADJOINT_TEST_SIZE");
+    return size && strcmp(size, "reduced") == 0;
+}
+
+/* ---- usage */
+
+Test(cli, usage) {
+    expect("frobnicate", 2, "no command 'frobnicate'");
+    expect("reconstruct", 2, "which folder");
+    expect("reconstruct scene another", 2, "one too many");
+    expect("reconstruct scene --stepz 3", 2, "did you mean '--steps'");
+    expect("reconstruct scene --orbit 3", 2, "not an option of reconstruct");
+    expect("reconstruct scene --steps", 2, "needs a value");
+    expect("reconstruct scene --steps 0", 2, "from 1");
+    expect("reconstruct scene --steps 1.5", 2, "a number");
+    expect("reconstruct scene --steps 3 --time 5m", 2, "exclude each other");
+    expect("reconstruct scene --resume --force", 2, "exclude each other");
+    expect("reconstruct scene --time 5q", 2, "60s, 5m");
+    expect("reconstruct scene --box 1,2,3", 2, "six numbers");
+    expect("reconstruct scene --box=0,0,0,1,1,-1", 2, "six numbers");
+    expect("reconstruct scene --background mauve", 2, "white, black");
+    expect("reconstruct scene --device gpu", 2, "auto or cpu");
+    expect("reconstruct scene --seed 1 --seed 2", 2, "given twice");
+    expect("reconstruct scene -x", 2, "two dashes");
+    expect("render run --what colour", 2, "color,depth");
+    expect("render run --size 20", 2, "800x600");
+    expect("render run --orbit 3 --split test", 2, "exclude each other");
+    expect("help frobnicate", 2, "no command");
+    expect("reconstruct --help", 0, NULL);
+    char *text = words_of("out");
+    static const char *const options[] = {
+        "--out", "--field", "--preset", "--time", "--steps", "--stop-at", "--batch", "--rays",
+        "--precision", "--downscale", "--hold-out", "--tolerate", "--background", "--box",
+        "--near", "--preview", "--resume", "--force", "--device", "--threads", "--seed", "--json",
+        "--quiet"};
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        cr_expect_not_null(strstr(text, options[i]), "%s", options[i]);
+    free(text);
+    expect("--version", 0, NULL);
+    text = words_of("out");
+    cr_expect_not_null(strstr(text, ADJOINT_VERSION));
+    cr_expect_not_null(strstr(text, ad_build_text()));
+    free(text);
+}
+
+Test(cli, times_and_colours) {
+    double seconds;
+    float colour[3];
+    cr_expect(cli_time_read("90", &seconds) && seconds == 90);
+    cr_expect(cli_time_read("5m", &seconds) && seconds == 300);
+    cr_expect(cli_time_read("1h30m", &seconds) && seconds == 5400);
+    cr_expect(cli_time_read("0.5s", &seconds) && seconds == 0.5);
+    cr_expect(!cli_time_read("", &seconds) && !cli_time_read("-5", &seconds));
+    cr_expect(!cli_time_read("0", &seconds) && !cli_time_read("5 m", &seconds));
+    cr_expect(!cli_time_read("1e999", &seconds) && !cli_time_read("nan", &seconds));
+    cr_expect(cli_colour_read("white", colour) && colour[2] == 1);
+    cr_expect(cli_colour_read("0,0.5,1", colour) && colour[1] == 0.5f);
+    cr_expect(!cli_colour_read("0,0.5", colour) && !cli_colour_read("0,0.5,2", colour));
+    cr_expect(!cli_colour_read("0,0.5,nan", colour) && !cli_colour_read("1,1,1,1", colour));
+}
+
+/* ---- a run */
+
+static void has(const cJSON *line, const char *event, const char *const *names) {
+    for (; *names; names++)
+        cr_expect_not_null(cJSON_GetObjectItemCaseSensitive(line, *names), "%s: no %s", event,
+                           *names);
+}
+
+// Every line of stdout is an object with the fields of its event; counts each event.
+static void lines_check(int counts[5]) {
+    static const char *const events[] = {"start", "train", "eval", "done", "error"};
+    static const char *const fields[][14] = {
+        {"images", "width", "height", "splits", "box", "background", "device", "threads",
+         "parameters", "seed", NULL},
+        {"step", "seconds", "loss", "psnr", "samples", "rays", "samples_per_second", "occupied",
+         NULL},
+        {"split", "images", "width", "height", "background", "psnr", "ssim", "seconds", NULL},
+        {"steps", "seconds", "samples", "psnr", "peak_rss_bytes", "snapshot", NULL},
+        {"message", NULL}};
+    char *text = words_of("out");
+    memset(counts, 0, 5 * sizeof *counts);
+    for (char *at = strtok(text, "\n"); at; at = strtok(NULL, "\n")) {
+        cJSON *line = cJSON_Parse(at);
+        cr_assert(cJSON_IsObject(line), "not JSON: %s", at);
+        const char *event =
+            cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(line, "event"));
+        int kind = 0;
+        while (kind < 5 && (!event || strcmp(event, events[kind]) != 0)) kind++;
+        cr_assert_lt(kind, 5, "an unknown event: %s", at);
+        counts[kind]++;
+        has(line, event, fields[kind]);
+        cJSON_Delete(line);
+    }
+    free(text);
+}
+
+Test(cli, a_run_from_images_to_views) {
+    int counts[5];
+    expect("reconstruct " SMALL "--steps 4 --json --threads 2", 0, "box");
+    lines_check(counts);
+    cr_expect(counts[0] == 1 && counts[1] >= 1 && counts[2] == 1 && counts[3] == 1
+              && counts[4] == 0);
+    // The default name is the folder's, here.
+    cr_expect(exists("scene.adjoint/snapshot.safetensors") && exists("scene.adjoint/metrics.jsonl")
+              && exists("scene.adjoint/report.html") && exists("scene.adjoint/preview"));
+
+    expect("reconstruct " SMALL "--steps 4", 1, "--resume goes on with it");
+    expect("reconstruct " SMALL "--steps 5 --resume", 1, "--steps differs");
+    expect("reconstruct " SMALL "--resume --precision f32 --out nothing", 1, "nothing to resume");
+    expect("reconstruct " SMALL "--steps 4 --json --out scene/v_0.png", 1, "found a file");
+    lines_check(counts);
+    cr_expect(counts[4] == 1 && counts[0] + counts[1] + counts[2] + counts[3] == 0);
+
+    expect("eval scene.adjoint --json --out pictures --limit 1", 0, NULL);
+    lines_check(counts);
+    cr_expect_eq(counts[2], 1);
+    cr_expect(exists("pictures/v_6.png") && exists("pictures/v_6.error.png"));
+    cr_expect(!exists("pictures/v_7.png"));
+    expect("eval scene.adjoint --split val", 1, NULL);
+    expect("eval scene.adjoint --split train --data scene --limit 1", 0, NULL);
+    expect("info scene.adjoint", 0, NULL);
+    char *text = words_of("out");
+    cr_expect(strstr(text, "grid.table") && strstr(text, "4 of 4 steps"));
+    free(text);
+
+    expect("render scene.adjoint --size 9x7 --what color,depth,normal,opacity", 0, NULL);
+    cr_expect(exists("scene.adjoint/render/v_6.png")
+              && exists("scene.adjoint/render/v_7.depth.png")
+              && exists("scene.adjoint/render/v_7.normal.png")
+              && exists("scene.adjoint/render/v_7.opacity.png"));
+    struct stat found;
+    cr_assert_eq(stat(fixture_path(&folder, "scene.adjoint/render/v_7.depth.npy"), &found), 0);
+    cr_expect_eq(found.st_size % 64, 9 * 7 * 4 % 64, "%lld", (long long)found.st_size);
+    expect("render scene.adjoint/snapshot.safetensors --orbit 2 --size 6x6 --out o", 0, NULL);
+    cr_expect(exists("o/orbit_0000.png") && exists("o/orbit_0001.png"));
+    cr_expect(!exists("o/orbit_0002.png"));
+    expect("render scene.adjoint --camera scene/transforms_test.json --size 6x6 --out c", 0, NULL);
+    cr_expect(exists("c/camera_0001.png"));
+}
+
+Test(cli, orbit_stands_where_the_cameras_stood) {
+    ad_message error = {{0}};
+    render_camera *cameras = NULL;
+    expect("reconstruct " SMALL "--steps 1 --out run --box -1,-1,-1,1,1,1", 0, "given by --box");
+    render_scene scene = {.box_min = {-1, -1, -1}, .box_max = {1, 1, 1}};
+    cr_assert(cli_cameras_orbit(&cameras, 4, fixture_path(&folder, "run/snapshot.safetensors"),
+                                &scene, &error), "%s", error.text);
+    for (int i = 0; i < 4; i++) {
+        double angle = i * 1.57079632679489662, px, py, middle[3] = {0, 0, 0};
+        cr_expect(fabs(cameras[i].pose[0][3] - 4 * cos(angle)) < 1e-4
+                  && fabs(cameras[i].pose[1][3] - 4 * sin(angle)) < 1e-4
+                  && fabs(cameras[i].pose[2][3]) < 1e-4);
+        cr_expect(fabs(cameras[i].pose[2][1] - 1) < 1e-5, "camera %d is not upright", i);
+        cr_assert(render_camera_project(&cameras[i], middle, &px, &py));
+        cr_expect(fabs(px - SIDE / 2.0) < 1e-3 && fabs(py - SIDE / 2.0) < 1e-3);
+        cr_expect(cameras[i].width == SIDE && cameras[i].height == SIDE);
+    }
+    free(cameras);
+}
+
+/* ---- resuming */
+
+Test(cli, resume_is_exact) {
+    bool few = reduced();
+    expect(few ? "reconstruct " SMALL "--steps 4 --out a --threads 2"
+               : "reconstruct " SMALL "--steps 36 --out a --threads 2", 0, NULL);
+    expect(few ? "reconstruct " SMALL "--steps 4 --out b --stop-at 2 --threads 1"
+               : "reconstruct " SMALL "--steps 36 --out b --stop-at 30 --threads 1", 0, "--resume");
+    cr_expect(!same_files("a/snapshot.safetensors", "b/snapshot.safetensors"));
+    // Pictures in between, however many, change nothing.
+    expect("reconstruct scene --out b --resume --threads 2 --preview 0.01s", 0, NULL);
+    cr_expect(same_files("a/snapshot.safetensors", "b/snapshot.safetensors"),
+              "a resumed run went another way");
+    expect("reconstruct " SMALL "--steps 4 --seed=6 --out c", 2, "given twice");
+}
+
+Test(cli, time_is_counted_on) {
+    expect("reconstruct " SMALL "--time 1h --stop-at 2 --out run", 0, NULL);
+    expect("reconstruct scene --out run --resume --time 0.001s", 0, NULL);
+    char *text = words_of("run/metrics.jsonl");
+    int trained = 0; // the second call has nothing left to do
+    for (char *at = text; (at = strstr(at, "\"event\":\"train\"")); at++) trained++;
+    cr_expect_eq(trained, 1, "%d", trained);
+    free(text);
+}
+
+/* ---- the end that was not planned */
+
+static void pause_ms(long ms) {
+    struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+    nanosleep(&time, NULL);
+}
+
+// Waits for a word in stdout, half a minute at most.
+static bool wait_for(const char *word) {
+    for (int i = 0; i < 1500; i++) {
+        if (exists("out")) {
+            char *text = words_of("out");
+            bool found = strstr(text, word) != NULL;
+            free(text);
+            if (found) return true;
+        }
+        pause_ms(20);
+    }
+    return false;
+}
+
+Test(cli, signals_end_it_with_a_snapshot) {
+    static const int signals[] = {SIGINT, SIGTERM};
+    for (int i = 0; i < 2; i++) {
+        int counts[5];
+        fixture_text(&folder, "out", "");
+        pid_t process = start("reconstruct " SMALL "--time 10m --json --force --out run");
+        bool training = wait_for("\"event\":\"train\"");
+        kill(process, signals[i]);
+        cr_expect_eq(finish(process), 0);
+        cr_expect(training, "it did not begin to train in time");
+        lines_check(counts);
+        cr_expect_eq(counts[3], 1);
+        char *err = words_of("err");
+        cr_expect_not_null(strstr(err, "adjoint reconstruct scene --out run --resume"), "%s", err);
+        free(err);
+        expect("info run", 0, NULL);
+    }
+}
+
+Test(cli, a_kill_leaves_the_last_snapshot) {
+    expect("reconstruct " SMALL "--steps 100000 --stop-at 1 --out run", 0, NULL);
+    for (int i = 0; i < 6; i++) {
+        char line[128];
+        snprintf(line, sizeof line, "reconstruct scene --out run --resume --stop-at %d", i + 2);
+        pid_t process = start(line);
+        pause_ms(30 + 60 * i);
+        kill(process, SIGKILL);
+        finish(process);
+        expect("info run", 0, NULL);
+    }
+    expect("reconstruct scene --out run --resume --stop-at 9", 0, NULL);
+}
+
+Test(cli, two_processes_do_not_share_a_run) {
+    fixture_text(&folder, "out", "");
+    pid_t process = start("reconstruct " SMALL "--time 10m --json --out run");
+    bool training = wait_for("\"event\":\"train\"");
+    int second = finish(start("reconstruct " SMALL "--steps 1 --force --out run"));
+    kill(process, SIGTERM);
+    cr_expect_eq(finish(process), 0);
+    cr_expect(training && second == 1, "exit status %d", second);
+    expect("info run", 0, NULL);
+}
+
+Test(cli, a_full_disk) {
+    file_limit = 1 << 20;
+    expect("reconstruct " SMALL "--quiet --steps 2 --out run", 1, "snapshot.safetensors");
+    file_limit = 0;
+    cr_expect(!exists("run/snapshot.safetensors") && !exists("run/snapshot.safetensors.part"));
+    // One that was there stays.
+    expect("reconstruct " SMALL "--steps 4 --stop-at 2 --force --out run", 0, NULL);
+    file_limit = 1 << 20;
+    expect("reconstruct scene --quiet --resume --out run", 1, "snapshot.safetensors");
+    file_limit = 0;
+    expect("reconstruct scene --resume --out run", 0, NULL);
+}
+
+Test(cli, what_cannot_be_written) {
+    expect("reconstruct " SMALL "--steps 2 --out /proc/none/run", 1, "/proc/none");
+    expect("reconstruct nowhere", 1, "nowhere");
+    expect("info scene", 1, "expected a run");
+    expect("info scene/v_0.png", 1, "v_0.png");
+    fixture_text(&folder, "bad/snapshot.safetensors", "\2\0\0\0\0\0\0\0{}");
+    expect("info bad", 1, "safetensors");
+    expect("render bad --orbit 2", 1, "safetensors");
+}
+
+Test(cli, force_removes_only_what_is_ours) {
+    expect("reconstruct " SMALL "--steps 1 --out run", 0, NULL);
+    fixture_text(&folder, "run/notes.txt", "mine");
+    fixture_text(&folder, "run/preview/step_0000009.png", "old");
+    fixture_text(&folder, "run/preview/holiday.png", "mine");
+    expect("reconstruct " SMALL "--steps 1 --out run --force", 0, NULL);
+    cr_expect(exists("run/notes.txt") && exists("run/preview/holiday.png"));
+    cr_expect(!exists("run/preview/step_0000009.png"));
+}
