@@ -6,15 +6,27 @@
 #include "autodiff/cpu/simd.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 typedef struct cpu_state {
     char name[96];
 } cpu_state;
 
+// Large blocks ask for large pages: random access to a table of many megabytes otherwise spends
+// its time looking up addresses.
 static void *cpu_allocate(ad_device *device, size_t bytes) {
-    return ad_host_allocate(device->ctx, bytes);
+    enum { LARGE_PAGE = 1 << 21 };
+    if (bytes < 2 * LARGE_PAGE || device->ctx->options.allocate)
+        return ad_host_allocate(device->ctx, bytes);
+    size_t rounded = (bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+    void *memory = aligned_alloc(LARGE_PAGE, rounded);
+#ifdef MADV_HUGEPAGE
+    if (memory) madvise(memory, rounded, MADV_HUGEPAGE);
+#endif
+    return memory;
 }
 
 static void cpu_release(ad_device *device, void *memory) {

@@ -8,70 +8,84 @@
  * whoever owns it, so its bits do not depend on the thread count. */
 #include "render/ops/hash_grid.h"
 
+#include "autodiff/cpu/simd.h"
+
 #include <math.h>
 #include <string.h>
 
-enum { LANES = 16, BLOCK = 1024 };
+enum { LANES = AD_LANES, BLOCK = 1024 };
 
 typedef float f4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float f2 __attribute__((vector_size(8), aligned(4), may_alias));
 
-// Numbers and weights of the eight corners around LANES points; d: slopes of the weights.
+// Numbers and weights of the eight corners around LANES points; corner c lies at +1 along x, y, z
+// where bit 0, 1, 2 of c is set. part: the points' positions within their cells.
 typedef struct corners {
     uint32_t index[8][LANES];
     float weight[8][LANES];
-    float part[3][LANES];   // position within the cell
+    float part[3][LANES];
 } corners;
 
-// Corner c lies at +1 along x, y, z where bit 0, 1, 2 of c is set. Points past `count` repeat the
-// first one; their results are not used.
-static inline void find_corners(const hash_grid_level *level, const float *x, int count,
-                                corners *out) {
-    float p[3][LANES];
-    uint32_t cell[3][LANES];
-    for (int i = 0; i < LANES; i++) {
-        const float *point = x + 3 * (i < count ? i : 0);
-        p[0][i] = point[0], p[1][i] = point[1], p[2][i] = point[2];
+// x: coordinates of LANES points, one axis after the other, `stride` numbers apart.
+AD_INLINE void find_corners(const hash_grid_level *level, const float *x, int64_t stride,
+                            corners *out) {
+    ad_f32v one = ad_f32v_set(1), side[3][2]; // weights of the lower and upper side
+    ad_u32v cell[3];
+    for (int axis = 0; axis < 3; axis++) {
+        ad_f32v position = ad_f32v_load(x + axis * stride) * ad_f32v_set(level->scale)
+                         + ad_f32v_set(0.5f);
+        ad_i32v whole = __builtin_convertvector(position, ad_i32v);
+        cell[axis] = (ad_u32v)whole;
+        side[axis][1] = position - __builtin_convertvector(whole, ad_f32v);
+        side[axis][0] = one - side[axis][1];
+        ad_f32v_store(out->part[axis], side[axis][1]);
     }
-    for (int axis = 0; axis < 3; axis++)
-        for (int i = 0; i < LANES; i++) {
-            // NaN compares false and lands on 0.
-            float inside = p[axis][i] > 0 ? p[axis][i] : 0;
-            inside = inside < 1 ? inside : 1;
-            float position = inside * level->scale + 0.5f;
-            int32_t whole = (int32_t)position;
-            cell[axis][i] = (uint32_t)whole;
-            out->part[axis][i] = position - (float)whole;
+    bool hashed = level->hashed;
+    uint32_t y = hashed ? HASH_GRID_PRIME_Y : level->resolution;
+    uint32_t z = hashed ? HASH_GRID_PRIME_Z : level->resolution * level->resolution;
+    ad_u32v a[2] = {cell[0], cell[0] + ad_u32v_set(1)};
+    ad_u32v b[2] = {cell[1] * ad_u32v_set(y), (cell[1] + ad_u32v_set(1)) * ad_u32v_set(y)};
+    ad_u32v d[2] = {cell[2] * ad_u32v_set(z), (cell[2] + ad_u32v_set(1)) * ad_u32v_set(z)};
+    ad_u32v last = ad_u32v_set(level->size - 1);
+    AD_UNROLL
+    for (int c = 0; c < 8; c++) {
+        ad_u32v index;
+        if (hashed) {
+            index = (a[c & 1] ^ b[c >> 1 & 1] ^ d[c >> 2]) & last;
+        } else {
+            index = a[c & 1] + b[c >> 1 & 1] + d[c >> 2];
+            ad_u32v inside = (ad_u32v)(index < last);
+            index = (index & inside) | (last & ~inside);
         }
-    uint32_t stride_y = level->hashed ? HASH_GRID_PRIME_Y : level->resolution;
-    uint32_t stride_z = level->hashed ? HASH_GRID_PRIME_Z : level->resolution * level->resolution;
-    uint32_t last = level->size - 1;
-    for (int c = 0; c < 8; c++)
-        for (int i = 0; i < LANES; i++) {
-            uint32_t a = cell[0][i] + (uint32_t)(c & 1);
-            uint32_t b = (cell[1][i] + (uint32_t)(c >> 1 & 1)) * stride_y;
-            uint32_t d = (cell[2][i] + (uint32_t)(c >> 2)) * stride_z;
-            uint32_t dense = a + b + d;
-            dense = dense < last ? dense : last;
-            uint32_t hash = (a ^ b ^ d) & last;
-            out->index[c][i] = level->hashed ? hash : dense;
-            float wx = c & 1 ? out->part[0][i] : 1 - out->part[0][i];
-            float wy = c & 2 ? out->part[1][i] : 1 - out->part[1][i];
-            float wz = c & 4 ? out->part[2][i] : 1 - out->part[2][i];
-            out->weight[c][i] = wx * wy * wz;
+        ad_u32v_store(out->index[c], index);
+        ad_f32v_store(out->weight[c], side[0][c & 1] * side[1][c >> 1 & 1] * side[2][c >> 2]);
+    }
+}
+
+// Points axis by axis, clamped to the cube (a NaN goes to 0), with room for a last full vector.
+static int64_t split_stride(int64_t rows) { return (rows + LANES - 1) / LANES * LANES; }
+
+static void split_points(int64_t first, int64_t n, int64_t rows, const float *x, float *split) {
+    int64_t stride = split_stride(rows), end = first + n == rows ? stride : first + n;
+    for (int64_t i = first; i < end; i++)
+        for (int axis = 0; axis < 3; axis++) {
+            float at = i < rows ? x[3 * i + axis] : 0;
+            at = at > 0 ? at : 0;
+            split[axis * stride + i] = at < 1 ? at : 1;
         }
 }
 
 static void forward_block(const hash_grid_attributes *grid, const hash_grid_level *level,
-                          int64_t n, const float *x, const float *table, float *y) {
-    int features = grid->features, row = grid->levels * features;
+                          int64_t n, const float *x, int64_t stride, const float *table,
+                          float *y) {
+    int features = grid->features;
     const float *entries = table + (int64_t)level->offset * features;
     corners c;
     for (int64_t at = 0; at < n; at += LANES) {
         int count = n - at < LANES ? (int)(n - at) : LANES;
-        find_corners(level, x + 3 * at, count, &c);
+        find_corners(level, x + at, stride, &c);
         for (int i = 0; i < count; i++) {
-            float *to = y + (at + i) * row;
+            float *to = y + (at + i) * features;
             if (features == 4) {
                 f4 sum = c.weight[0][i] * *(const f4 *)(entries + 4 * (size_t)c.index[0][i]);
                 for (int k = 1; k < 8; k++)
@@ -95,33 +109,101 @@ static void forward_block(const hash_grid_attributes *grid, const hash_grid_leve
     }
 }
 
-void hash_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
-                       const float *x, const float *table, float *y) {
-    int64_t blocks = (rows + BLOCK - 1) / BLOCK;
-    int row = grid->levels * grid->features;
-    (void)threads;
-#pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 1)
-    for (int64_t block = 0; block < blocks; block++) {
-        int64_t first = block * BLOCK, n = rows - first < BLOCK ? rows - first : BLOCK;
-        for (int l = 0; l < grid->levels; l++)
-            forward_block(grid, &grid->level[l], n, x + 3 * first, table,
-                          y + first * row + l * grid->features);
+// Reads an entry of each cache line in order: the memory then streams what random access would
+// fetch one miss at a time. The sum keeps the loop alive.
+static float touch(const float *from, int64_t count) {
+    float sum = 0;
+    for (int64_t i = 0; i < count; i += 16) sum += from[i];
+    return sum;
+}
+
+// Copies n groups of `features` numbers, strides apart in numbers.
+static void copy_groups(int64_t n, int features, const float *from, int64_t from_stride, float *to,
+                        int64_t to_stride) {
+    if (features == 4)
+        for (int64_t i = 0; i < n; i++)
+            *(f4 *)(to + i * to_stride) = *(const f4 *)(from + i * from_stride);
+    else
+        for (int64_t i = 0; i < n; i++)
+            for (int f = 0; f < features; f++) to[i * to_stride + f] = from[i * from_stride + f];
+}
+
+// Between (levels, rows, features), as the levels are walked, and (rows, levels, features), as
+// the rest of the world has it: the rows of one block.
+static void swap_levels(const hash_grid_attributes *grid, int64_t first, int64_t n, int64_t rows,
+                        float *by_level, float *by_row, bool to_rows) {
+    int features = grid->features, row = grid->levels * features;
+    enum { TILE = 64 };
+    for (int64_t tile = 0; tile < n; tile += TILE) {
+        int64_t at = first + tile, count = n - tile < TILE ? n - tile : TILE;
+        for (int l = 0; l < grid->levels; l++) {
+            float *level = by_level + ((int64_t)l * rows + at) * features;
+            float *wide = by_row + at * row + l * features;
+            if (to_rows) copy_groups(count, features, level, features, wide, row);
+            else copy_groups(count, features, wide, row, level, features);
+        }
     }
 }
 
-// Adds the rows' shares to the entries [from, to) of one level.
+size_t hash_grid_workspace(const hash_grid_attributes *grid, int64_t rows) {
+    // The points axis by axis, then the features level by level.
+    return ((size_t)split_stride(rows) * 3 + (size_t)rows * (size_t)(grid->levels * grid->features))
+         * sizeof(float);
+}
+
+void hash_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
+                       const float *x, const float *table, float *y, float *workspace) {
+    // One level at a time, finest first: its table stays in the nearest caches meanwhile. Many
+    // threads share a level in parts.
+    int64_t parts = threads <= 4 ? 1 : threads, part = (rows + parts - 1) / parts;
+    int64_t blocks = (rows + BLOCK - 1) / BLOCK, tasks = grid->levels * parts;
+    int64_t stride = split_stride(rows);
+    float *split = workspace, *by_level = workspace + 3 * stride;
+    int features = grid->features;
+    part = (part + LANES - 1) / LANES * LANES;
+    (void)threads;
+#pragma omp parallel num_threads(threads) if (blocks > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t first = block * BLOCK, n = rows - first < BLOCK ? rows - first : BLOCK;
+            split_points(first, n, rows, x, split);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t task = 0; task < tasks; task++) {
+            int l = grid->levels - 1 - (int)(task / parts);
+            int64_t first = task % parts * part;
+            int64_t n = rows - first < part ? rows - first : part;
+            const hash_grid_level *level = &grid->level[l];
+            float *to = by_level + ((int64_t)l * rows + first) * features;
+            if (n <= 0) continue;
+            if (n > level->size / 16)
+                to[0] = touch(table + (int64_t)level->offset * features,
+                              (int64_t)level->size * features);
+            forward_block(grid, level, n, split + first, stride, table, to);
+        }
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t first = block * BLOCK, n = rows - first < BLOCK ? rows - first : BLOCK;
+            swap_levels(grid, first, n, rows, by_level, y, true);
+        }
+    }
+}
+
+// Adds the rows' shares, dy (rows, features), to the entries [from, to) of one level.
 static void scatter_level(const hash_grid_attributes *grid, int l, uint32_t from, uint32_t to,
-                          int64_t rows, const float *x, const float *dy, float *dtable) {
+                          int64_t rows, const float *x, int64_t stride, const float *dy,
+                          float *dtable) {
     const hash_grid_level *level = &grid->level[l];
-    int features = grid->features, row = grid->levels * features;
+    int features = grid->features;
     float *entries = dtable + (int64_t)level->offset * features;
     bool whole = from == 0 && to == level->size;
     corners c;
     for (int64_t at = 0; at < rows; at += LANES) {
         int count = rows - at < LANES ? (int)(rows - at) : LANES;
-        find_corners(level, x + 3 * at, count, &c);
+        find_corners(level, x + at, stride, &c);
         for (int i = 0; i < count; i++) {
-            const float *d = dy + (at + i) * row + l * features;
+            const float *d = dy + (at + i) * features;
             if (features == 4 && whole) {
                 f4 slope = *(const f4 *)d;
                 for (int k = 0; k < 8; k++)
@@ -139,17 +221,35 @@ static void scatter_level(const hash_grid_attributes *grid, int l, uint32_t from
 }
 
 void hash_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
-                       const float *x, const float *dy, float *dtable) {
+                       const float *x, const float *dy, float *dtable, float *workspace) {
     // Up to four threads share whole levels; more of them share slices of levels.
     int slices = threads <= 4 ? 1 : (2 * threads + grid->levels - 1) / grid->levels;
-    int owners = grid->levels * slices;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (rows > 256)
-    for (int owner = owners - 1; owner >= 0; owner--) {
-        int l = owner / slices, slice = owner % slices;
-        uint64_t size = grid->level[l].size;
-        uint32_t from = (uint32_t)(size * (uint64_t)slice / (uint64_t)slices);
-        uint32_t to = (uint32_t)(size * (uint64_t)(slice + 1) / (uint64_t)slices);
-        scatter_level(grid, l, from, to, rows, x, dy, dtable);
+    int owners = grid->levels * slices, features = grid->features;
+    int64_t blocks = (rows + BLOCK - 1) / BLOCK, stride = split_stride(rows);
+    float *split = workspace, *by_level = workspace + 3 * stride;
+#pragma omp parallel num_threads(threads) if (blocks > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t first = block * BLOCK, n = rows - first < BLOCK ? rows - first : BLOCK;
+            split_points(first, n, rows, x, split);
+            swap_levels(grid, first, n, rows, by_level, (float *)dy, false);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int owner = 0; owner < owners; owner++) {
+            int l = grid->levels - 1 - owner / slices, slice = owner % slices;
+            uint64_t size = grid->level[l].size;
+            uint32_t from = (uint32_t)(size * (uint64_t)slice / (uint64_t)slices);
+            uint32_t to = (uint32_t)(size * (uint64_t)(slice + 1) / (uint64_t)slices);
+            const float *level_dy = by_level + (int64_t)l * rows * features;
+            float *entries = dtable + (int64_t)(grid->level[l].offset + from) * features;
+            // Keeps the first entry as it is; the sum is only there to be read.
+            volatile float seen = 0;
+            if (rows > (int64_t)size / 16)
+                seen = touch(entries, (int64_t)(to - from) * features);
+            (void)seen;
+            scatter_level(grid, l, from, to, rows, split, stride, level_dy, dtable);
+        }
     }
 }
 
@@ -163,12 +263,14 @@ void hash_grid_points(const hash_grid_attributes *grid, int threads, int64_t row
     for (int64_t block = 0; block < blocks; block++) {
         int64_t at = block * LANES;
         int count = rows - at < LANES ? (int)(rows - at) : LANES;
+        float split[3 * LANES];
+        split_points(0, count, count, x + 3 * at, split);
         memset(dx + 3 * at, 0, (size_t)count * 3 * sizeof *dx);
         for (int l = 0; l < grid->levels; l++) {
             const hash_grid_level *level = &grid->level[l];
             const float *entries = table + (int64_t)level->offset * features;
             corners c;
-            find_corners(level, x + 3 * at, count, &c);
+            find_corners(level, split, LANES, &c);
             for (int i = 0; i < count; i++) {
                 const float *d = dy + (at + i) * row + l * features;
                 float slope[3] = {0, 0, 0};
