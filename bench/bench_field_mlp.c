@@ -2,7 +2,7 @@
 // it trains until it reaches 20 dB on views that it never saw. Few rays a step, because the time is
 // short: many small steps learn more than few large ones. One JSON line at each look and at the end.
 //
-//     bench_field_mlp [folder, default scenes/still_life] [seconds, default 900] [rays, default 128]
+//     bench_field_mlp [folder, default scenes/still_life] [seconds, default 900] [rays, default 64]
 
 #include <math.h>
 #include <stdio.h>
@@ -60,7 +60,7 @@ static bool run(attempt *a, render_model *model, render_trainer *trainer,
 
 int main(int count, char **arguments) {
     attempt a = {.limit = count > 2 ? atof(arguments[2]) : 900,
-                 .rays = count > 3 ? atol(arguments[3]) : 128};
+                 .rays = count > 3 ? atol(arguments[3]) : 64};
     render_dataset dataset = {0};
     render_scene scene;
     ad_message error = {{0}};
@@ -69,7 +69,7 @@ int main(int count, char **arguments) {
                                     &error);
     if (good) {
         ad_context *ctx = ad_open(&(ad_options){.seed = 1, .threads = THREADS});
-        render_settings settings = {.field = "mlp", .rays = a.rays, .random_background = true};
+        render_settings settings = {.field = "mlp", .rays = a.rays}; // over white, as the paper
         render_scene_guess(&scene, &dataset);
         render_model *model = render_model_open(ctx, &settings, &scene, 1, &error);
         render_trainer *trainer = model ? render_trainer_open(model, &dataset, &error) : NULL;
