@@ -56,8 +56,8 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
         cli_result(out, "trained     %" PRIu64 " of %" PRId64 " steps, %.1f M samples", totals[0],
                    s->steps, (double)totals[1] / 1e6);
     else
-        cli_result(out, "trained     %" PRIu64 " steps, %.1f M samples, schedule of %g s", totals[0],
-                   (double)totals[1] / 1e6, s->seconds);
+        cli_result(out, "trained     %" PRIu64 " steps, %.1f M samples, schedule of %g s",
+                   totals[0], (double)totals[1] / 1e6, s->seconds);
     cli_result(out, "box         %.4g,%.4g,%.4g,%.4g,%.4g,%.4g: %s", scene->box_min[0],
                scene->box_min[1], scene->box_min[2], scene->box_max[0], scene->box_max[1],
                scene->box_max[2], scene->box_reason);

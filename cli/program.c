@@ -1,12 +1,9 @@
 /* The program: which command, its options, its exit status. */
-#include <cjson/cJSON.h>
-#include <png.h>
 #include <stdio.h>
-#include <jpeglib.h> // needs FILE
 #include <string.h>
-#include <zlib.h>
 
 #include "cli/commands.h"
+#include "render/load.h"
 
 static int usage_failed(const char *command, const ad_message *error) {
     fprintf(stderr, "adjoint%s%s: %s\n", *command ? " " : "", command, error->text);
@@ -16,8 +13,7 @@ static int usage_failed(const char *command, const ad_message *error) {
 static int version(void) {
     printf("adjoint %s\n", ADJOINT_VERSION);
     printf("built with %s\n", ad_build_text());
-    printf("libpng %s, libjpeg %d, zlib %s, cJSON %s\n", png_get_libpng_ver(NULL),
-           JPEG_LIB_VERSION, zlibVersion(), cJSON_Version());
+    printf("%s, %s, %s\n", render_png_library(), render_jpeg_library(), render_json_library());
     return 0;
 }
 

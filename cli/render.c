@@ -18,7 +18,8 @@ typedef struct views { // what is rendered
 static bool names_make(views *v, const char *prefix, ad_message *error) {
     v->names = calloc((size_t)v->count, sizeof *v->names);
     if (!v->names) return ad_fail(error, "out of memory for %d views", v->count);
-    for (int i = 0; i < v->count; i++) snprintf(v->names[i], sizeof *v->names, "%s_%04d", prefix, i);
+    for (int i = 0; i < v->count; i++)
+        snprintf(v->names[i], sizeof *v->names, "%s_%04d", prefix, i);
     return true;
 }
 

@@ -3,7 +3,6 @@
  * locked, so that a second process on the same folder is turned away. */
 #include "cli/run_folder.h"
 
-#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +12,8 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "render/json_fields.h"
 
 static const char *const own_files[] = {"snapshot.safetensors", "metrics.jsonl", "report.html"};
 enum { OWN_FILES = sizeof own_files / sizeof *own_files };
@@ -74,8 +75,8 @@ bool cli_run_check(cli_run *run, const char *path, cli_run_mode mode, ad_message
         used = stat(name, &found) == 0;
     }
     if (used && mode == CLI_RUN_NEW)
-        return ad_fail(error, "%s: there is a run already: --resume goes on with it, --force begins "
-                       "anew, --out names another folder", path);
+        return ad_fail(error, "%s: there is a run already: --resume goes on with it, --force "
+                       "begins anew, --out names another folder", path);
     return true;
 }
 
@@ -145,32 +146,27 @@ bool cli_run_find(cli_run *run, const char *path, ad_message *error) {
 
 /* ---- what a run remembers */
 
-// The next line of the file that is a JSON object; NULL at the end.
-static cJSON *next_line(FILE *file, char **line, size_t *capacity) {
-    while (getline(line, capacity, file) > 0) {
-        cJSON *object = cJSON_Parse(*line);
-        if (cJSON_IsObject(object)) return object;
-        cJSON_Delete(object);
-    }
-    return NULL;
+// The next line of the file that is a JSON object; false at the end. free(*line) then.
+static bool next_line(FILE *file, char **line, size_t *capacity) {
+    while (getline(line, capacity, file) > 0)
+        if (render_json_is_object(*line)) return true;
+    return false;
 }
 
-static const char *event_of(const cJSON *object) {
-    const char *event = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "event"));
-    return event ? event : "";
+static bool is_event(const char *line, const char *event) {
+    char found[16];
+    return render_json_get_string(line, "event", found, sizeof found) && strcmp(found, event) == 0;
 }
 
 bool cli_run_data(const cli_run *run, char folder[CLI_PATH_BYTES], ad_message *error) {
-    char name[CLI_PATH_BYTES], *line = NULL;
+    char name[CLI_PATH_BYTES], found[CLI_PATH_BYTES], *line = NULL;
     size_t capacity = 0;
-    FILE *file = cli_path(name, run->path, "metrics.jsonl", error) ? fopen(name, "r") : NULL;
     *folder = 0;
-    for (cJSON *object; file && (object = next_line(file, &line, &capacity));) {
-        const char *data = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, "data"));
-        if (data && strcmp(event_of(object), "start") == 0 && strlen(data) < CLI_PATH_BYTES)
-            strcpy(folder, data);
-        cJSON_Delete(object);
-    }
+    if (!cli_path(name, run->path, "metrics.jsonl", error)) return false;
+    FILE *file = fopen(name, "r");
+    while (file && next_line(file, &line, &capacity))
+        if (is_event(line, "start") && render_json_get_string(line, "data", found, sizeof found))
+            strcpy(folder, found);
     if (file) fclose(file);
     free(line);
     return *folder || ad_fail(error, "%s: it does not say where the run's images are", name);
@@ -198,24 +194,25 @@ static bool grow(double **values, size_t count) {
     return more != NULL;
 }
 
-static double number_of(const cJSON *object, const char *name) {
-    return cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(object, name)); // NaN if none
+static double number_of(const char *line, const char *name) {
+    double value;
+    return render_json_get_number(line, name, &value) ? value : NAN;
 }
 
-static void curve_add(cli_curves *c, const cJSON *object) {
-    double step = number_of(object, "step"), psnr = number_of(object, "psnr");
+static void curve_add(cli_curves *c, const char *line) {
+    double step = number_of(line, "step"), psnr = number_of(line, "psnr");
     if (!isfinite(step)) return;
-    if (strcmp(event_of(object), "preview") == 0 && isfinite(psnr)) {
+    if (isfinite(psnr) && is_event(line, "preview")) {
         while (c->held_out_count && c->held_out_step[c->held_out_count - 1] >= step)
             c->held_out_count--;
         if (!grow(&c->held_out_step, c->held_out_count) || !grow(&c->held_out, c->held_out_count))
             return;
         c->held_out_step[c->held_out_count] = step, c->held_out[c->held_out_count++] = psnr;
-    } else if (strcmp(event_of(object), "train") == 0) {
+    } else if (is_event(line, "train")) {
         while (c->count && c->step[c->count - 1] >= step) c->count--;
         if (!grow(&c->step, c->count) || !grow(&c->loss, c->count) || !grow(&c->psnr, c->count))
             return;
-        c->step[c->count] = step, c->loss[c->count] = number_of(object, "loss");
+        c->step[c->count] = step, c->loss[c->count] = number_of(line, "loss");
         c->psnr[c->count++] = psnr;
     }
 }
@@ -225,10 +222,7 @@ void cli_curves_read(const cli_run *run, cli_curves *curves) {
     size_t capacity = 0;
     *curves = (cli_curves){0};
     FILE *file = cli_path(name, run->path, "metrics.jsonl", NULL) ? fopen(name, "r") : NULL;
-    for (cJSON *object; file && (object = next_line(file, &line, &capacity));) {
-        curve_add(curves, object);
-        cJSON_Delete(object);
-    }
+    while (file && next_line(file, &line, &capacity)) curve_add(curves, line);
     if (file) fclose(file);
     free(line);
 }

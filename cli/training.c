@@ -112,7 +112,8 @@ bool cli_training_run(cli_training *t, ad_message *error) {
     t->step = step, t->started = now, t->seconds = t->seconds_before;
     pace p = {.line = now + 1, .snapshot = now + SNAPSHOT_SECONDS, .line_step = step,
               .preview = now + fmin(t->preview_interval, PREVIEW_FIRST_SECONDS),
-              .line_seconds = t->seconds, .line_samples = t->progress.samples, .line_rays = t->progress.rays};
+              .line_seconds = t->seconds, .line_samples = t->progress.samples,
+              .line_rays = t->progress.rays};
     cli_progress_begin(&t->out.progress, stderr, t->out.quiet);
     while ((end == 0 || step < end) && (t->settings.steps || t->seconds < t->settings.seconds)) {
         p.step_start = cli_clock();

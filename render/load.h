@@ -30,6 +30,11 @@ bool render_png_probe(int *width, int *height, const char *name, const uint8_t *
 bool render_jpeg_probe(int *width, int *height, bool *turned, const char *name,
                        const uint8_t *bytes, size_t size, ad_message *error);
 
+/* Which libraries read the files: "libpng 1.6.39". */
+const char *render_png_library(void);
+const char *render_jpeg_library(void);
+const char *render_json_library(void);
+
 /* ---- transforms.json ---- */
 
 /* Intrinsics as a file or one of its frames gives them. */

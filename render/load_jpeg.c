@@ -192,3 +192,13 @@ fail:
     render_image_free(image);
     return false;
 }
+
+#define NUMBER_TEXT(number) #number
+#define NUMBER(number) NUMBER_TEXT(number)
+#ifdef LIBJPEG_TURBO_VERSION
+const char *render_jpeg_library(void) {
+    return "libjpeg-turbo " NUMBER(LIBJPEG_TURBO_VERSION);
+}
+#else
+const char *render_jpeg_library(void) { return "libjpeg " NUMBER(JPEG_LIB_VERSION); }
+#endif

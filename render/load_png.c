@@ -157,3 +157,5 @@ fail:
     render_image_free(image);
     return false;
 }
+
+const char *render_png_library(void) { return "libpng " PNG_LIBPNG_VER_STRING; }

@@ -215,3 +215,10 @@ bool render_cameras_load(render_camera **cameras, int *count, const char *path, 
     render_transforms_free(&transforms);
     return done;
 }
+
+#define NUMBER_TEXT(number) #number
+#define NUMBER(number) NUMBER_TEXT(number)
+const char *render_json_library(void) {
+    return "cJSON " NUMBER(CJSON_VERSION_MAJOR) "." NUMBER(CJSON_VERSION_MINOR) "."
+        NUMBER(CJSON_VERSION_PATCH);
+}

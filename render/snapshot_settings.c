@@ -4,7 +4,6 @@
  * A file may come from anywhere: every number is checked for its range before it is used. */
 #include "render/snapshot.h"
 
-#include <cjson/cJSON.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -12,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "render/json_fields.h"
 
 static const char format_name[] = "adjoint snapshot 1";
 static const char *const own_keys[SNAPSHOT_OWN_KEYS] = {"format", "settings", "scene", "seed"};
@@ -123,18 +124,20 @@ bool snapshot_key_is_own(const char *key) {
 
 /* ---- reading */
 
-static bool get_member(const ad_safetensors *file, const cJSON *object, const member *m, void *base,
+static bool get_member(const ad_safetensors *file, const char *object, const member *m, void *base,
                        ad_message *error) {
     char *at = (char *)base + m->offset;
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, m->name);
-    double value = m->kind == MEMBER_BOOL ? cJSON_IsTrue(item) : cJSON_GetNumberValue(item);
-    bool known = m->kind == MEMBER_BOOL ? cJSON_IsBool(item) : cJSON_IsNumber(item);
-    bool whole = m->kind == MEMBER_DOUBLE || m->kind == MEMBER_BOOL || floor(value) == value;
+    double value = 0;
+    bool truth = false;
+    bool known = m->kind == MEMBER_BOOL ? render_json_get_boolean(object, m->name, &truth)
+                                        : render_json_get_number(object, m->name, &value);
+    bool whole = m->kind == MEMBER_DOUBLE || floor(value) == value;
     if (!known || !whole || !(value >= m->low && value <= m->high))
-        return ad_fail(error, "%s: settings: %s: expected a number from %g to %g", file->path,
-                       m->name, m->low, m->high);
+        return ad_fail(error, "%s: settings: %s: expected %s from %g to %g", file->path, m->name,
+                       m->kind == MEMBER_DOUBLE ? "a number" : "a whole number or a truth value",
+                       m->low, m->high);
     switch (m->kind) {
-    case MEMBER_BOOL: *(bool *)at = value != 0; break;
+    case MEMBER_BOOL: *(bool *)at = truth; break;
     case MEMBER_INT: *(int *)at = (int)value; break;
     case MEMBER_INT64: *(int64_t *)at = (int64_t)value; break;
     case MEMBER_DOUBLE: *(double *)at = value; break;
@@ -142,49 +145,41 @@ static bool get_member(const ad_safetensors *file, const cJSON *object, const me
     return true;
 }
 
-static bool get_numbers(const ad_safetensors *file, const cJSON *object, const char *name,
-                        double *values, int count, ad_message *error) {
-    const cJSON *array = cJSON_GetObjectItemCaseSensitive(object, name);
-    bool good = cJSON_IsArray(array) && cJSON_GetArraySize(array) == count;
-    for (int i = 0; i < count && good; i++) {
-        values[i] = cJSON_GetNumberValue(cJSON_GetArrayItem(array, i));
-        good = isfinite(values[i]) && fabs(values[i]) < 1e12;
-    }
-    return good || ad_fail(error, "%s: scene: %s: expected %d numbers", file->path, name, count);
+static bool get_numbers(const ad_safetensors *file, const char *object, const char *name,
+                        double *values, size_t count, ad_message *error) {
+    bool good = render_json_get_numbers(object, name, values, count);
+    for (size_t i = 0; i < count && good; i++) good = fabs(values[i]) < 1e12;
+    return good || ad_fail(error, "%s: scene: %s: expected %zu numbers", file->path, name, count);
 }
 
-static void get_reason(const cJSON *object, const char *name, char reason[160]) {
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, name));
-    snprintf(reason, 160, "%s", text ? text : "");
-}
-
-static bool read_scene(const ad_safetensors *file, const cJSON *object, render_scene *scene,
+static bool read_scene(const ad_safetensors *file, const char *object, render_scene *scene,
                        int *cascades, ad_message *error) {
-    double background[3], depth;
+    double background[3], depth = 0;
     *scene = (render_scene){0};
     if (!get_numbers(file, object, "box_min", scene->box_min, 3, error)
         || !get_numbers(file, object, "box_max", scene->box_max, 3, error)
         || !get_numbers(file, object, "background", background, 3, error))
         return false;
-    scene->near_distance =
-        cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(object, "near"));
-    depth = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(object, "cascades"));
-    if (!(scene->near_distance >= 0 && scene->near_distance < 1e12))
+    if (!render_json_get_number(object, "near", &scene->near_distance)
+        || !(scene->near_distance >= 0 && scene->near_distance < 1e12))
         return ad_fail(error, "%s: scene: near: expected a distance", file->path);
-    if (!(depth >= 1 && depth <= 8))
+    if (!render_json_get_number(object, "cascades", &depth) || !(depth >= 1 && depth <= 8))
         return ad_fail(error, "%s: scene: cascades: expected 1 to 8", file->path);
     *cascades = (int)depth;
     for (int i = 0; i < 3; i++) scene->background[i] = (float)background[i];
-    get_reason(object, "box_reason", scene->box_reason);
-    get_reason(object, "near_reason", scene->near_reason);
-    get_reason(object, "background_reason", scene->background_reason);
+    // Words for people: what does not fit is cut.
+    const size_t size = sizeof scene->box_reason;
+    render_json_get_string(object, "box_reason", scene->box_reason, size);
+    render_json_get_string(object, "near_reason", scene->near_reason, size);
+    render_json_get_string(object, "background_reason", scene->background_reason, size);
     return true;
 }
 
-// The one of two names that is meant, as a constant.
-static const char *constant(const cJSON *object, const char *name, const char *const *names) {
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, name));
-    for (; text && *names; names++)
+// The one of the names that is meant, as a constant.
+static const char *constant(const char *object, const char *name, const char *const *names) {
+    char text[32];
+    if (!render_json_get_string(object, name, text, sizeof text)) return NULL;
+    for (; *names; names++)
         if (strcmp(text, *names) == 0) return *names;
     return NULL;
 }
@@ -211,19 +206,15 @@ bool snapshot_texts_read(const ad_safetensors *file, render_settings *settings,
                        texts[3]);
     if (seed) *seed = number;
 
+    const char *object = texts[1], *place = texts[2];
     *settings = (render_settings){0};
-    cJSON *object = cJSON_Parse(texts[1]), *place = cJSON_Parse(texts[2]);
-    bool good = (cJSON_IsObject(object) && cJSON_IsObject(place))
-             || ad_fail(error, "%s: settings and scene: expected JSON objects", file->path);
-    if (good) {
-        settings->field = constant(object, "field", fields);
-        settings->preset = constant(object, "preset", presets);
-        if (!settings->field || !settings->preset)
-            good = ad_fail(error, "%s: settings: expected a known field and preset", file->path);
-    }
-    for (int i = 0; i < SETTINGS_MEMBERS && good; i++)
-        good = get_member(file, object, &settings_members[i], settings, error);
-    good = good && read_scene(file, place, scene, cascades, error);
-    cJSON_Delete(object), cJSON_Delete(place);
-    return good;
+    if (!render_json_is_object(object) || !render_json_is_object(place))
+        return ad_fail(error, "%s: settings and scene: expected JSON objects", file->path);
+    settings->field = constant(object, "field", fields);
+    settings->preset = constant(object, "preset", presets);
+    if (!settings->field || !settings->preset)
+        return ad_fail(error, "%s: settings: expected a known field and preset", file->path);
+    for (int i = 0; i < SETTINGS_MEMBERS; i++)
+        if (!get_member(file, object, &settings_members[i], settings, error)) return false;
+    return read_scene(file, place, scene, cascades, error);
 }
