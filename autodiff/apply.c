@@ -123,8 +123,8 @@ bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, 
         if (!in_storage[i]) { good = false; break; }
         made[made_count++] = in_storage[i];
         in[i].data = in_storage[i]->data;
-        good = launch(ctx, &ad_op_cast, 1, &input[i], 1, &in[i], NULL, 0, &input_storage[i],
-                      &in_storage[i]);
+        good = launch(ctx, &ad_op_cast, 1, &input[i], 1, &in[i], &in[i].type, 0,
+                      &input_storage[i], &in_storage[i]);
     }
     for (int i = 0; i < outputs && good; i++) {
         out[i] = output[i], out_storage[i] = output_storage[i];
@@ -140,12 +140,12 @@ bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, 
     // Round narrow outputs, and narrow states that the kernel wrote.
     for (int i = 0; i < outputs && good; i++)
         if (out[i].data != output[i].data)
-            good = launch(ctx, &ad_op_cast, 1, &out[i], 1, &output[i], NULL, 0, &out_storage[i],
-                          &output_storage[i]);
+            good = launch(ctx, &ad_op_cast, 1, &out[i], 1, &output[i], &output[i].type, 0,
+                          &out_storage[i], &output_storage[i]);
     for (int i = 0; i < inputs && good; i++)
         if (op->writes >> i & 1 && in[i].data != input[i].data)
-            good = launch(ctx, &ad_op_cast, 1, &in[i], 1, &input[i], NULL, 0, &in_storage[i],
-                          &input_storage[i]);
+            good = launch(ctx, &ad_op_cast, 1, &in[i], 1, &input[i], &input[i].type, 0,
+                          &in_storage[i], &input_storage[i]);
     while (made_count) ad_storage_release(ctx, made[--made_count]);
     return good;
 }

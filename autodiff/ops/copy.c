@@ -169,9 +169,9 @@ static bool any_sample(ad_sample *s) {
 }
 
 static bool cast_sample(ad_sample *s) {
-    static const ad_type to[] = {AD_F32, AD_F64};
+    static const ad_type to[] = {AD_F64, AD_F32};
     any_sample(s);
-    if (s->variant > 1) return false;
+    if (s->variant > (s->type == AD_F64 ? 0 : 1)) return false; // f32 would hide differences
     memcpy(s->attributes.bytes, &to[s->variant], sizeof to[0]);
     return true;
 }

@@ -8,6 +8,7 @@
 #include "autodiff/autodiff.h"
 #include "autodiff/cpu/reduce.h"
 #include "autodiff/ops/axes.h"
+#include "autodiff/ops/elementwise.h"
 
 #include <string.h>
 
@@ -126,7 +127,7 @@ static void norm_vjp(ad_vjp *call) {
     ad_context *ctx = call->ctx;
     ad_tensor x = call->input[0], share = ratio(ctx, call->dy[0], call->output[0]);
     share = expand(ctx, share, ad_shape_of(ctx, x), axes_of(call->attributes));
-    call->dx[0] = ad_mul(ctx, x, share);
+    call->dx[0] = ad_chain_mul(ctx, share, x);
 }
 
 static void norm_jvp(ad_jvp *call) {
@@ -165,7 +166,7 @@ static void prod_vjp(ad_vjp *call) {
     ad_shape shape = ad_shape_of(ctx, call->input[0]), permuted = shape;
     ad_tensor others = product_of_others(ctx, as_rows(ctx, call->input[0], axes));
     int64_t kept = ad_shape_of(ctx, others).size[0];
-    ad_tensor dx = ad_mul(ctx, others, ad_reshape(ctx, call->dy[0], AD_SHAPE(kept, 1)));
+    ad_tensor dx = ad_chain_mul(ctx, ad_reshape(ctx, call->dy[0], AD_SHAPE(kept, 1)), others);
     int order[AD_RANK_MAX], back[AD_RANK_MAX];
     reduced_last(shape, axes, order);
     for (int i = 0; i < shape.rank; i++)

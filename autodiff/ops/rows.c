@@ -7,6 +7,7 @@
 #include "autodiff/autodiff.h"
 #include "autodiff/cpu/parallel.h"
 #include "autodiff/ops/axes.h"
+#include "autodiff/ops/elementwise.h"
 #include "autodiff/ops/math.h"
 
 #include <math.h>
@@ -177,8 +178,8 @@ static void row_cost(const ad_infer *call, double *flops, double *bytes) {
 
 static ad_tensor softmax_slope(ad_context *ctx, ad_tensor y, ad_tensor dy) {
     int last = ad_shape_of(ctx, y).rank - 1;
-    ad_tensor mean = ad_sum(ctx, ad_mul(ctx, dy, y), AD_AXIS(last), true);
-    return ad_mul(ctx, y, ad_sub(ctx, dy, mean));
+    ad_tensor mean = ad_sum(ctx, ad_chain_mul(ctx, dy, y), AD_AXIS(last), true);
+    return ad_chain_mul(ctx, ad_sub(ctx, dy, mean), y);
 }
 
 static void softmax_vjp(ad_vjp *call) {
@@ -205,13 +206,14 @@ static ad_tensor weights(ad_context *ctx, ad_tensor x, ad_tensor y) {
 
 static void logsumexp_vjp(ad_vjp *call) {
     ad_tensor w = weights(call->ctx, call->input[0], call->output[0]);
-    call->dx[0] = ad_mul(call->ctx, w, with_axis(call->ctx, call->dy[0]));
+    call->dx[0] = ad_chain_mul(call->ctx, with_axis(call->ctx, call->dy[0]), w);
 }
 
 static void logsumexp_jvp(ad_jvp *call) {
     int last = ad_shape_of(call->ctx, call->input[0]).rank - 1;
     ad_tensor w = weights(call->ctx, call->input[0], call->output[0]);
-    call->dy[0] = ad_sum(call->ctx, ad_mul(call->ctx, w, call->dx[0]), AD_AXIS(last), false);
+    call->dy[0] = ad_sum(call->ctx, ad_chain_mul(call->ctx, call->dx[0], w), AD_AXIS(last),
+                         false);
 }
 
 /* ---- public */

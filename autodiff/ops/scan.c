@@ -342,10 +342,12 @@ const ad_op ad_op_cumprod = {
     .name = "cumprod", .inputs_min = 1, .inputs_max = 1, .outputs = 1,
     .attribute_bytes = sizeof(settings), .infer = cumprod_infer, .cpu = cumprod_cpu,
     .vulkan = "scan", .vjp = cumprod_vjp, .jvp = cumprod_jvp, .cost = scan_cost,
-    .sample = scan_sample};
+    .sample = scan_sample,
+    .exempt = "infinity: the kernel multiplies a zero by every operand it passes"};
 
 const ad_op ad_op_recurrence = {
     .name = "recurrence", .inputs_min = 2, .inputs_max = 2, .outputs = 1,
     .attribute_bytes = sizeof(settings), .infer = recurrence_infer, .cpu = recurrence_cpu,
     .vulkan = "scan", .vjp = recurrence_vjp, .jvp = recurrence_jvp, .cost = scan_cost,
-    .sample = recurrence_sample};
+    .sample = recurrence_sample,
+    .exempt = "infinity: the kernel multiplies a zero by every operand it passes"};

@@ -24,6 +24,10 @@ typedef struct sample_attributes {
     uint32_t ordinal, spare;
 } sample_attributes;
 
+static bool has(const ad_view *in, int inputs, int i) {
+    return i < inputs && ad_view_present(&in[i]);
+}
+
 static void sample_infer(ad_infer *call) {
     const ad_view *in = call->input;
     const sample_attributes *a = call->attributes;
@@ -31,10 +35,10 @@ static void sample_infer(ad_infer *call) {
         ad_infer_fail(call, "pixel starts are u32 (images + 1), of at least one image");
     else if (in[STEP].type != AD_U32 || ad_view_count(&in[STEP]) != 1)
         ad_infer_fail(call, "the step is one u32 number");
-    else if (ad_view_present(&in[ALLOWED])
+    else if (has(in, call->inputs, ALLOWED)
              && (in[ALLOWED].rank != 1 || in[ALLOWED].type != AD_U32 || in[ALLOWED].size[0] < 1))
         ad_infer_fail(call, "the allowed pixels are a u32 list of at least one");
-    else if (ad_view_present(&in[LIVE])
+    else if (has(in, call->inputs, LIVE)
              && (in[LIVE].type != AD_U32 || ad_view_count(&in[LIVE]) != 1))
         ad_infer_fail(call, "the count of live rays is one u32 number");
     else
@@ -67,13 +71,14 @@ static void draw_bits(const sample_attributes *a, uint32_t step, int64_t ray,
 static void sample_cpu(const ad_launch *launch) {
     const ad_view *in = launch->input;
     const sample_attributes *a = launch->attributes;
-    const uint32_t *starts = in[STARTS].data, *allowed = in[ALLOWED].data;
+    const uint32_t *starts = in[STARTS].data;
     int64_t images = in[STARTS].size[0] - 1, live = a->rays;
     uint32_t step = *(const uint32_t *)in[STEP].data, total = starts[images];
-    bool listed = ad_view_present(&in[ALLOWED]);
+    bool listed = has(in, launch->inputs, ALLOWED);
+    const uint32_t *allowed = listed ? in[ALLOWED].data : NULL;
     uint64_t choices = listed ? (uint64_t)in[ALLOWED].size[0] : total;
     uint32_t *ids = launch->output[0].data; // (rays, 2)
-    if (ad_view_present(&in[LIVE])) live = *(const uint32_t *)in[LIVE].data;
+    if (has(in, launch->inputs, LIVE)) live = *(const uint32_t *)in[LIVE].data;
     if (live > a->rays) live = a->rays;
     int64_t blocks = (live + LANES - 1) / LANES;
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 128)

@@ -228,10 +228,11 @@ static void rays_cost(const ad_infer *call, double *flops, double *bytes) {
 
 static bool rays_sample(ad_sample *s) {
     if (s->variant > 0 || s->shape.rank != 1 || s->shape.size[0] < 1) return false;
+    if (s->type != AD_F32 && s->type != AD_F64) return false;
     s->inputs = INPUTS;
     s->input[CAMERAS].type = s->type;
     s->input[CAMERAS].shape = AD_SHAPE(s->shape.size[0], RENDER_CAMERA_NUMBERS);
-    s->input[CAMERAS].low = 0.5, s->input[CAMERAS].high = 1; // any lens will do
+    s->input[CAMERAS].low = 2, s->input[CAMERAS].high = 3; // a lens without folds
     s->input[IDS].type = AD_U32, s->input[IDS].shape = AD_SHAPE(s->shape.size[0], 2);
     s->input[IDS].low = 0, s->input[IDS].high = (double)s->shape.size[0];
     s->input[CAMERAS].constant = s->input[IDS].constant = true;

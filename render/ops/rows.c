@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-static bool is_float(ad_type type) { return type == AD_F32 || type == AD_F64; }
+static bool is_float(ad_type type) { return type != AD_I32 && type != AD_U32; }
 
 /* ---- beside_ray */
 
@@ -153,7 +153,7 @@ static void mask_cost(const ad_infer *call, double *flops, double *bytes) {
 }
 
 static bool mask_sample(ad_sample *s) {
-    if (s->variant > 0 || s->shape.rank < 1) return false;
+    if (s->variant > 0 || s->shape.rank < 1 || !is_float(s->type)) return false;
     s->inputs = 2;
     s->input[0].type = s->type, s->input[0].shape = s->shape;
     s->input[0].low = -2, s->input[0].high = 2;
