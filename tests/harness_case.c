@@ -130,7 +130,9 @@ ad_tensor harness_loss(ad_context *ctx, const harness_case *c, const ad_tensor *
         for (int64_t k = 0; k < count; k++) w[k] = harness_weight(c, j, k);
         ad_tensor weight = ad_cast(ctx, ad_from(ctx, AD_F64, ad_shape_of(ctx, out[j]), w), type);
         free(w);
-        ad_tensor product = ad_mul(ctx, ad_cast(ctx, out[j], type), weight);
+        ad_tensor y = ad_cast(ctx, out[j], type), product = ad_mul(ctx, y, weight);
+        // The maximum of an empty segment is infinite, and no part of the loss.
+        product = ad_where(ctx, ad_isfinite(ctx, y), product, ad_scalar(ctx, type, 0));
         ad_tensor term = ad_sum(ctx, product, AD_ALL_AXES, false);
         loss = loss.slot ? ad_add(ctx, loss, term) : term;
     }
