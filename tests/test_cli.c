@@ -134,6 +134,7 @@ static bool same_files(const char *a, const char *b) {
 }
 
 #define SMALL "scene --preset fast --batch 1024 --rays 128 --seed 5 "
+#define LARGER "scene --preset fast --batch 4096 --rays 1024 --seed 5 "
 
 // Past step 32, where the occupancy grid is first asked; the sanitizers get by with fewer.
 static bool reduced(void) {
@@ -303,9 +304,9 @@ Test(cli, orbit_stands_where_the_cameras_stood) {
 Test(cli, resume_is_exact) {
     bool few = reduced();
     expect(few ? "reconstruct " SMALL "--steps 4 --out a --threads 2"
-               : "reconstruct " SMALL "--steps 36 --out a --threads 2", 0, NULL);
+               : "reconstruct " LARGER "--steps 38 --out a --threads 2", 0, NULL);
     expect(few ? "reconstruct " SMALL "--steps 4 --out b --stop-at 2 --threads 1"
-               : "reconstruct " SMALL "--steps 36 --out b --stop-at 30 --threads 1", 0, "--resume");
+               : "reconstruct " LARGER "--steps 38 --out b --stop-at 34 --threads 1", 0, "--resume");
     cr_expect(!same_files("a/snapshot.safetensors", "b/snapshot.safetensors"));
     // Pictures in between, however many, change nothing.
     expect("reconstruct scene --out b --resume --threads 2 --preview 0.01s", 0, NULL);
