@@ -159,6 +159,7 @@ typedef struct call {
     ad_storage *in_storage[AD_INPUTS_MAX], *out_storage[AD_OUTPUTS_MAX];
     uint32_t slot[AD_OUTPUTS_MAX];
     bool tracked, severed, tangent, f64;
+    bool plain; // the kernel can read the operands as they are
 } call;
 
 // Step 1: every operand is alive, ours, and there where it must be.
@@ -178,6 +179,7 @@ static bool check_operands(ad_context *ctx, call *c) {
         const ad_record *record = ad_record_of(ctx, c->input[i], op->name);
         if (!record) return false;
         ad_record_view(record, &c->in[i]);
+        c->plain &= !record->layout && !narrow((ad_type)record->type);
         c->in_storage[i] = record->storage;
         c->tracked |= record->flags & AD_REC_TRACKED;
         c->severed |= record->flags & AD_REC_SEVERED;
@@ -203,13 +205,15 @@ static bool infer(ad_context *ctx, call *c, ad_infer *rule) {
         int64_t count = 1;
         for (int j = 0; j < c->out[i].rank; j++) {
             int64_t size = c->out[i].size[j];
-            if (size < 0 || size > INT32_MAX || (size && count > INT64_MAX / 16 / size)) {
+            bool large = count > INT64_MAX / 16 / INT32_MAX && size && count > INT64_MAX / 16 / size;
+            if (size < 0 || size > INT32_MAX || large) {
                 ad_raise_op(ctx, c->op, "axis %d of the result would have the size %lld", j,
                             (long long)size);
                 return false;
             }
             count *= size;
         }
+        c->plain &= !narrow(c->out[i].type);
         if (!(c->op->flags & AD_OP_VIEW)) make_contiguous(&c->out[i]);
     }
     return true;
@@ -319,7 +323,7 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
     ctx->scopes[ctx->scope_count - 1].ordinal++;
     call c;
     c.op = op, c.inputs = inputs, c.input = input, c.attributes = attributes;
-    c.tracked = c.severed = c.tangent = c.f64 = false;
+    c.tracked = c.severed = c.tangent = c.f64 = false, c.plain = true;
     if (!check_operands(ctx, &c)) return false;
     bool grad = !(op->flags & AD_OP_NO_GRADIENT);
     bool dual = c.tangent && grad && !ctx->quiet;
@@ -342,8 +346,8 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
     }
     if (!allocate(ctx, &c, &rule)) return false;
     if (!(op->flags & AD_OP_VIEW)
-        && !ad_run(ctx, op, inputs, c.in, c.outputs, c.out, attributes, rule.workspace,
-                   c.in_storage, c.out_storage)) {
+        && !(c.plain ? launch : ad_run)(ctx, op, inputs, c.in, c.outputs, c.out, attributes,
+                                        rule.workspace, c.in_storage, c.out_storage)) {
         ad_raise_op(ctx, op, "the kernel could not be run");
         return false;
     }
@@ -358,7 +362,8 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
 
 ad_tensor ad_apply1(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *input,
                     const void *attributes) {
-    ad_tensor output[AD_OUTPUTS_MAX] = {{0}};
+    ad_tensor output[AD_OUTPUTS_MAX];
+    output[0] = (ad_tensor){0};
     ad_apply(ctx, op, inputs, input, attributes, output);
     return output[0];
 }

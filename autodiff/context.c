@@ -51,8 +51,6 @@ void ad_error_clear(ad_context *ctx) {
     if (ctx) ctx->failed = false, ctx->cancelled = 0, ctx->error[0] = 0;
 }
 
-bool ad_ready(ad_context *ctx) { return ctx && !ctx->failed && !ctx->cancelled; }
-
 void ad_cancel(ad_context *ctx) {
     if (ctx) ctx->cancelled = 1;
 }

@@ -41,7 +41,7 @@ typedef struct ad_storage {
     uint32_t version;       // of a parameter or state: goes up at each write
     struct ad_storage *next_free;
     uint32_t captured;      // 1 + its number in the program being captured, or 0
-    uint32_t spare;
+    uint32_t size_class;
 } ad_storage;
 
 typedef struct ad_layout {  // of a record that is not contiguous from its storage's start
@@ -146,22 +146,43 @@ struct ad_context {
 
 /* ---- context.c */
 void ad_raise_op(ad_context *ctx, const ad_op *op, const char *format, ...);
-bool ad_ready(ad_context *ctx); // not failed, not cancelled
+static inline bool ad_ready(const ad_context *ctx) {
+    return ctx && !ctx->failed && !ctx->cancelled;
+}
 
 /* ---- memory.c */
 void *ad_host_allocate(ad_context *ctx, size_t bytes); // through the options' hooks; may be NULL
 void ad_host_release(ad_context *ctx, void *memory);
 // Grows *array to at least `need` elements; false (and an error) when memory is lacking.
 bool ad_host_grow(ad_context *ctx, void *array, size_t *capacity, size_t need, size_t element);
+static inline bool ad_host_reserve(ad_context *ctx, void *array, size_t *capacity, size_t need,
+                                   size_t element) {
+    return need <= *capacity || ad_host_grow(ctx, array, capacity, need, element);
+}
 ad_storage *ad_storage_allocate(ad_context *ctx, size_t bytes);
 void ad_storage_release(ad_context *ctx, ad_storage *storage); // one reference less
 void *ad_arena_allocate(ad_context *ctx, size_t bytes);
 void ad_memory_close(ad_context *ctx);
 
-/* ---- tensor.c */
-ad_record *ad_record_at(const ad_context *ctx, uint32_t slot);
-ad_record *ad_record_of(ad_context *ctx, ad_tensor x, const char *who); // NULL and an error
-ad_tensor ad_handle(ad_context *ctx, uint32_t slot);
+/* ---- tensor.c, and what every operation does several times */
+static inline ad_record *ad_record_at(const ad_context *ctx, uint32_t slot) {
+    return &ctx->chunks[slot / AD_RECORDS_PER_CHUNK][slot % AD_RECORDS_PER_CHUNK];
+}
+static inline ad_tensor ad_handle(ad_context *ctx, uint32_t slot) {
+    return (ad_tensor){slot, ad_record_at(ctx, slot)->generation, ctx};
+}
+void ad_record_refuse(ad_context *ctx, ad_tensor x, const char *who); // says what is wrong with x
+// The record of a handle that is good; NULL and an error.
+static inline ad_record *ad_record_of(ad_context *ctx, ad_tensor x, const char *who) {
+    if (ad_ready(ctx) && x.slot && x.context == ctx && x.slot < ctx->slots_used) {
+        ad_record *record = ad_record_at(ctx, x.slot);
+        if (record->generation == x.generation
+            && !(record->flags & (AD_REC_CLOSED | AD_REC_RELEASED)))
+            return record;
+    }
+    ad_record_refuse(ctx, x, who);
+    return NULL;
+}
 // A new record in the current scope, without bytes. size: rank entries.
 uint32_t ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *size);
 bool ad_record_allocate(ad_context *ctx, ad_record *record);
@@ -171,7 +192,11 @@ ad_tensor ad_alias(ad_context *ctx, ad_tensor x);
 void ad_owned_cut(ad_context *ctx, size_t length); // frees what was made since, but the kept
 void ad_closed_sweep(ad_context *ctx);             // frees what only an empty tape had named
 void ad_record_view(const ad_record *record, ad_view *view);
-int64_t ad_record_count(const ad_record *record);
+static inline int64_t ad_record_count(const ad_record *record) {
+    int64_t count = 1;
+    for (int i = 0; i < record->rank; i++) count *= record->size[i];
+    return count;
+}
 void ad_drop_bytes(ad_context *ctx, ad_record *record);
 
 /* ---- apply.c */

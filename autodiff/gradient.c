@@ -166,21 +166,25 @@ static void vjp_composed(sweep *s, ad_vjp *rule) {
         if (rule->wanted >> i & 1) rule->dx[i] = dx[n++];
 }
 
-static void run_rule(sweep *s, ad_vjp *rule) {
-    ad_context *ctx = s->ctx;
-    const ad_op *op = rule->op;
+// Whether a first-order kernel will do: nothing is f64, nothing is differentiated further.
+static bool is_first_order(const sweep *s, const ad_vjp *rule) {
     bool plain = !(s->flags & AD_GRAD_RECORD);
     for (int i = 0; i < rule->inputs && plain; i++)
         if (rule->input[i].slot) {
-            const ad_record *record = ad_record_at(ctx, rule->input[i].slot);
+            const ad_record *record = ad_record_at(s->ctx, rule->input[i].slot);
             plain = record->type != AD_F64 && !record->tangent;
         }
     for (int i = 0; i < rule->outputs && plain; i++)
-        if (rule->dy[i].slot) plain = !ad_record_at(ctx, rule->dy[i].slot)->tangent;
-    if (op->vjp_fused && plain) op->vjp_fused(rule);
+        if (rule->dy[i].slot) plain = !ad_record_at(s->ctx, rule->dy[i].slot)->tangent;
+    return plain;
+}
+
+static void run_rule(sweep *s, ad_vjp *rule) {
+    const ad_op *op = rule->op;
+    if (op->vjp_fused && is_first_order(s, rule)) op->vjp_fused(rule);
     else if (op->compose) vjp_composed(s, rule);
     else if (op->vjp) op->vjp(rule);
-    else ad_raise_op(ctx, op, "it has no gradient rule (vjp)");
+    else ad_raise_op(s->ctx, op, "it has no gradient rule (vjp)");
 }
 
 // Takes a rule's result over: same shape as the operand, and a record that is ours alone.
@@ -226,16 +230,32 @@ static void end_temporaries(sweep *s, const ad_vjp *rule, size_t mark) {
     ctx->owned_count = left;
 }
 
+// Rules may read operands whose handles the user has ended: opens those, and closes them again.
+static void open_handles(ad_context *ctx, ad_node *node, bool *closed, bool open) {
+    for (int i = 0; i < node->inputs + node->outputs; i++) {
+        uint32_t slot = i < node->inputs ? ad_node_inputs(node)[i].slot
+                                         : ad_node_outputs(node)[i - node->inputs];
+        ad_record *record = ad_record_at(ctx, slot);
+        if (open) {
+            closed[i] = slot && record->flags & AD_REC_CLOSED;
+            if (closed[i]) record->flags &= (uint16_t)~AD_REC_CLOSED;
+        } else if (closed[i]) {
+            record->flags |= AD_REC_CLOSED;
+        }
+    }
+}
+
 static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
     ad_context *ctx = s->ctx;
     if (!check_saved(s, node)) return false;
-    ad_tensor input[AD_INPUTS_MAX], output[AD_OUTPUTS_MAX], dx[AD_INPUTS_MAX] = {{0}};
-    ad_tensor target[AD_INPUTS_MAX] = {{0}};
+    ad_tensor input[AD_INPUTS_MAX], output[AD_OUTPUTS_MAX];
+    ad_tensor dx[AD_INPUTS_MAX], target[AD_INPUTS_MAX];
     ad_vjp rule = {.ctx = ctx, .op = node->op, .attributes = ad_node_attributes(node),
                    .inputs = node->inputs, .outputs = node->outputs, .input = input,
                    .output = output, .dy = dy, .dx = dx, .target = target};
     for (int i = 0; i < node->inputs; i++) {
         uint32_t slot = ad_node_inputs(node)[i].slot;
+        dx[i] = target[i] = (ad_tensor){0};
         input[i] = slot ? ad_handle(ctx, slot) : (ad_tensor){0};
         if (!slot) continue;
         const ad_record *record = ad_record_at(ctx, slot);
@@ -249,18 +269,10 @@ static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
     }
     for (int i = 0; i < node->outputs; i++) output[i] = ad_handle(ctx, ad_node_outputs(node)[i]);
     size_t mark = ctx->owned_count;
-    // Rules may read operands whose handles the user has ended.
-    uint16_t closed[AD_INPUTS_MAX + AD_OUTPUTS_MAX];
-    for (int i = 0; i < rule.inputs + rule.outputs; i++) {
-        ad_tensor x = i < rule.inputs ? input[i] : output[i - rule.inputs];
-        closed[i] = x.slot ? ad_record_at(ctx, x.slot)->flags & AD_REC_CLOSED : 0;
-        if (closed[i]) ad_record_at(ctx, x.slot)->flags &= (uint16_t)~AD_REC_CLOSED;
-    }
+    bool closed[AD_INPUTS_MAX + AD_OUTPUTS_MAX], any_closed = ctx->closed_count;
+    if (any_closed) open_handles(ctx, node, closed, true);
     run_rule(s, &rule);
-    for (int i = 0; i < rule.inputs + rule.outputs; i++) {
-        ad_tensor x = i < rule.inputs ? input[i] : output[i - rule.inputs];
-        if (closed[i]) ad_record_at(ctx, x.slot)->flags |= AD_REC_CLOSED;
-    }
+    if (any_closed) open_handles(ctx, node, closed, false);
     if (ctx->failed) return false;
     for (int i = 0; i < rule.inputs; i++) {
         if (!(rule.wanted >> i & 1) || rule.done >> i & 1) dx[i] = (ad_tensor){0};

@@ -40,12 +40,11 @@ bool ad_host_grow(ad_context *ctx, void *array, size_t *capacity, size_t need, s
 
 // The class of a size and its bytes: 64, 80, 96, 112, 128, 160, ...
 static int class_of(size_t bytes, size_t *rounded) {
-    size_t base = 64;
-    int class = 0;
-    while (base * 2 <= bytes) base *= 2, class += 4;
-    size_t quarter = base / 4, steps = bytes <= base ? 0 : (bytes - base + quarter - 1) / quarter;
-    *rounded = base + steps * quarter;
-    if (steps == 4) return class + 4;
+    int class = 0, shift = 4; // a quarter of the power of two below is 1 << shift
+    for (; (size_t)128 << class / 4 <= bytes; class += 4) shift++;
+    size_t base = (size_t)4 << shift, over = bytes > base ? bytes - base : 0;
+    size_t steps = (over + ((size_t)1 << shift) - 1) >> shift;
+    *rounded = base + (steps << shift);
     return class + (int)steps;
 }
 
@@ -134,7 +133,7 @@ ad_storage *ad_storage_allocate(ad_context *ctx, size_t bytes) {
             ad_raise(ctx, "out of memory: %zu bytes wanted, %zu in use", rounded, ctx->live_bytes);
             return NULL;
         }
-        storage->bytes = rounded;
+        storage->bytes = rounded, storage->size_class = (uint32_t)class;
     }
     ctx->live_bytes += rounded;
     if (ctx->live_bytes > ctx->peak_bytes) ctx->peak_bytes = ctx->live_bytes;
@@ -149,11 +148,10 @@ void ad_storage_release(ad_context *ctx, ad_storage *storage) {
         ad_capture_storage_gone(ctx, storage);
     }
     if (ctx->options.poison) ctx->device.fill(&ctx->device, storage->data, 0xff, storage->bytes);
-    size_t rounded;
-    int class = class_of(storage->bytes, &rounded);
     ctx->live_bytes -= storage->bytes;
     ctx->cached_bytes += storage->bytes;
-    storage->next_free = ctx->cache[class], ctx->cache[class] = storage;
+    storage->next_free = ctx->cache[storage->size_class];
+    ctx->cache[storage->size_class] = storage;
 }
 
 void *ad_arena_allocate(ad_context *ctx, size_t bytes) {

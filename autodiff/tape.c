@@ -17,8 +17,8 @@ bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tenso
                     uint32_t saved_inputs, uint32_t saved_outputs, bool tracked) {
     size_t bytes = sizeof(ad_node) + (size_t)inputs * sizeof(ad_operand)
                  + (size_t)outputs * sizeof(uint32_t) + op->attribute_bytes + 8;
-    if (!ad_host_grow(ctx, &ctx->nodes, &ctx->node_capacity, ctx->node_count + 1,
-                      sizeof *ctx->nodes))
+    if (!ad_host_reserve(ctx, &ctx->nodes, &ctx->node_capacity, ctx->node_count + 1,
+                         sizeof *ctx->nodes))
         return false;
     ad_node *node = ad_arena_allocate(ctx, bytes);
     if (!node) return false;

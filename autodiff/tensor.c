@@ -25,16 +25,8 @@ bool ad_is_tracked(ad_context *ctx, ad_tensor x) {
     return ad_record_at(ctx, x.slot)->flags & AD_REC_TRACKED && !ctx->no_grad;
 }
 
-ad_record *ad_record_at(const ad_context *ctx, uint32_t slot) {
-    return &ctx->chunks[slot / AD_RECORDS_PER_CHUNK][slot % AD_RECORDS_PER_CHUNK];
-}
-
-ad_tensor ad_handle(ad_context *ctx, uint32_t slot) {
-    return (ad_tensor){slot, ad_record_at(ctx, slot)->generation, ctx};
-}
-
-ad_record *ad_record_of(ad_context *ctx, ad_tensor x, const char *who) {
-    if (!ad_ready(ctx)) return NULL;
+void ad_record_refuse(ad_context *ctx, ad_tensor x, const char *who) {
+    if (!ad_ready(ctx)) return;
     if (!x.slot) {
         ad_raise(ctx, "%s: the tensor is null", who);
     } else if (x.context != ctx) {
@@ -42,13 +34,10 @@ ad_record *ad_record_of(ad_context *ctx, ad_tensor x, const char *who) {
     } else if (x.slot >= ctx->slots_used || ad_record_at(ctx, x.slot)->generation != x.generation
                || ad_record_at(ctx, x.slot)->flags & AD_REC_CLOSED) {
         ad_raise(ctx, "%s: the handle is stale: its scope has ended or it was freed", who);
-    } else if (ad_record_at(ctx, x.slot)->flags & AD_REC_RELEASED) {
+    } else {
         ad_raise(ctx, "%s: the tensor's values were given back by a backward pass or a checkpoint "
                  "scope: pass AD_GRAD_KEEP, or ad_keep it", who);
-    } else {
-        return ad_record_at(ctx, x.slot);
     }
-    return NULL;
 }
 
 // Finds a free slot; 0 and an error when memory is lacking.
@@ -72,10 +61,10 @@ static uint32_t slot_take(ad_context *ctx) {
 }
 
 uint32_t ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *size) {
-    if (!ad_host_grow(ctx, &ctx->owned, &ctx->owned_capacity, ctx->owned_count + 1,
-                      sizeof *ctx->owned)
-        || !ad_host_grow(ctx, &ctx->free_slots, &ctx->free_capacity, ctx->slots_used + 1,
-                         sizeof *ctx->free_slots))
+    if (!ad_host_reserve(ctx, &ctx->owned, &ctx->owned_capacity, ctx->owned_count + 1,
+                         sizeof *ctx->owned)
+        || !ad_host_reserve(ctx, &ctx->free_slots, &ctx->free_capacity, ctx->slots_used + 1,
+                            sizeof *ctx->free_slots))
         return 0;
     uint32_t slot = slot_take(ctx);
     if (!slot) return 0;
@@ -86,12 +75,6 @@ uint32_t ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *s
     for (int i = 0; i < rank; i++) record->size[i] = (uint32_t)size[i];
     ctx->owned[ctx->owned_count++] = (ad_owned){slot, generation};
     return slot;
-}
-
-int64_t ad_record_count(const ad_record *record) {
-    int64_t count = 1;
-    for (int i = 0; i < record->rank; i++) count *= record->size[i];
-    return count;
 }
 
 bool ad_record_allocate(ad_context *ctx, ad_record *record) {
@@ -160,10 +143,10 @@ ad_tensor ad_alias(ad_context *ctx, ad_tensor x) {
 void ad_record_view(const ad_record *record, ad_view *view) {
     view->type = (ad_type)record->type;
     view->rank = record->rank;
-    size_t bytes = ad_type_bytes(view->type);
     view->data = record->storage ? record->storage->data : NULL;
     if (record->layout) {
-        if (view->data) view->data = (char *)view->data + record->layout->offset * (int64_t)bytes;
+        int64_t bytes = (int64_t)ad_type_bytes(view->type);
+        if (view->data) view->data = (char *)view->data + record->layout->offset * bytes;
         for (int i = 0; i < view->rank; i++) {
             view->size[i] = record->size[i];
             view->stride[i] = record->layout->stride[i];

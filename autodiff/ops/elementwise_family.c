@@ -70,19 +70,13 @@ void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e) {
     call->saved_outputs = e->reads & AD_READS_Y ? 1 : 0;
 }
 
-static int64_t bytes_of(const ad_view *view) {
-    bool half = view->type == AD_F16 || view->type == AD_BF16;
-    int64_t bytes = half ? 2 : view->type == AD_F64 ? 8 : 4;
-    for (int axis = 0; axis < view->rank; axis++) bytes *= view->size[axis];
-    return bytes;
-}
-
 void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *flops,
                          double *bytes) {
-    int64_t total = bytes_of(call->output);
-    *flops = e->flops * (double)ad_view_count(call->output);
-    for (int i = 0; i < call->inputs; i++) total += bytes_of(&call->input[i]);
-    *bytes = (double)total;
+    int64_t count = ad_view_count(call->output);
+    int64_t total = count * (int64_t)ad_type_bytes(call->output->type);
+    for (int i = 0; i < call->inputs; i++)
+        total += ad_view_count(&call->input[i]) * (int64_t)ad_type_bytes(call->input[i].type);
+    *flops = e->flops * (double)count, *bytes = (double)total;
 }
 
 /* ---- the walk */
