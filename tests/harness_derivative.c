@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COMPONENTS = 12, SECOND_COMPONENTS = 5 };
+enum { COMPONENTS = 12, SECOND_COMPONENTS = 5, HALVINGS = 10 };
 
 static double direction(const harness_case *c, int i, int64_t k) {
     uint64_t state = c->seed * 31 + (uint64_t)i * 1000003u + (uint64_t)k;
@@ -259,11 +259,12 @@ static bool loss_along(harness *h, const harness_case *c, double s, double *loss
     return good;
 }
 
-// The remainder must fall by 2^order at one halving at least, or be rounding.
+// The remainder must fall by 2^order at one halving at least, or be rounding. A kink close by
+// spoils the wide steps only.
 static void falls(harness *h, const harness_case *c, const double *remainder, int order,
                   double noise) {
     double best = 0, nearest = 1e9;
-    for (int k = 0; k + 1 < 6; k++) {
+    for (int k = 0; k + 1 < HALVINGS; k++) {
         if (fabs(remainder[k + 1]) < noise) return;
         double slope = log2(fabs(remainder[k] / remainder[k + 1]));
         if (fabs(slope - order) < nearest) nearest = fabs(slope - order), best = slope;
@@ -274,7 +275,7 @@ static void falls(harness *h, const harness_case *c, const double *remainder, in
 
 void harness_check_taylor(harness *h, const harness_case *c) {
     ad_tensor in[AD_INPUTS_MAX], dx[AD_INPUTS_MAX], hu[AD_INPUTS_MAX], product;
-    double middle, scale, slope, curvature = 0, first[6], second[6];
+    double middle, scale, slope, curvature = 0, first[HALVINGS], second[HALVINGS];
     if (!inner_product(h, c, 0, in, dx, &product)) return;
     slope = ad_item(h->ctx, product);
     if (!hessian_product(h, c, in, hu) || !loss_at(h, c, &middle, &scale)) return;
@@ -285,7 +286,7 @@ void harness_check_taylor(harness *h, const harness_case *c) {
         free(v);
     }
     double noise = 1e-12 * (scale + fabs(slope) + fabs(curvature)) + 1e-15;
-    for (int k = 0; k < 6; k++) {
+    for (int k = 0; k < HALVINGS; k++) {
         double s = .02 / (1 << k), at, sum;
         if (!loss_along(h, c, s, &at, &sum)) return;
         first[k] = at - middle - s * slope;

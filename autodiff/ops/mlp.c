@@ -37,6 +37,13 @@ static bool check_widths(ad_infer *call, const ad_view *weight, const ad_view *b
                          int64_t in) {
     char text[160];
     ad_view_text(weight, text, sizeof text);
+    ad_type type = call->input[X].type;
+    if (type == AD_I32 || type == AD_U32 || weight->type != type
+        || (ad_view_present(bias) && bias->type != type)) {
+        ad_infer_fail(call, "x is %s, weight %d is %s: all must have one floating-point type",
+                      ad_type_name(type), layer, text);
+        return false;
+    }
     if (weight->rank != 2 || weight->size[1] != in || weight->size[0] < 1
         || weight->size[0] > AD_CPU_MLP_WIDTH_MAX || in > AD_CPU_MLP_WIDTH_MAX) {
         ad_infer_fail(call, "weight %d is (out, %lld) with widths of at most %d, not %s", layer,
@@ -231,6 +238,7 @@ static void mlp_cost(const ad_infer *call, double *flops, double *bytes) {
 
 static bool mlp_sample(ad_sample *s) {
     if (s->variant > 1 || s->shape.rank < 1) return false;
+    if (s->type == AD_I32 || s->type == AD_U32) return false;
     int64_t rows = 1;
     for (int i = 0; i < s->shape.rank; i++) rows *= s->shape.size[i];
     mlp_attributes a = {.layers = 2, .keep = 1};
@@ -256,4 +264,5 @@ const ad_op ad_op_mlp = {
     .name = "mlp", .inputs_min = 4, .inputs_max = AD_INPUTS_MAX, .outputs = 2,
     .optional = 0xfffffffe, .attribute_bytes = sizeof(mlp_attributes), .infer = mlp_infer,
     .cpu = mlp_cpu, .compose = mlp_compose, .vjp_fused = mlp_vjp_fused, .cost = mlp_cost,
-    .sample = mlp_sample};
+    .sample = mlp_sample,
+    .exempt = "infinity: the products of a sum are not gated one by one"};

@@ -268,6 +268,7 @@ static void wish(ad_sample *s, int inputs) {
 static bool matmul_sample(ad_sample *s) {
     enum { SHARED_B = 4, SHARED_A, COLUMN, VARIANTS };
     ad_shape a = s->shape;
+    if (!ad_type_is_real(s->type)) return false;
     if (a.rank < 2) a = a.rank ? AD_SHAPE(1, a.size[0]) : AD_SHAPE(1, 1);
     if (s->variant >= VARIANTS || (s->variant == SHARED_A && a.rank == AD_RANK_MAX)) return false;
     wish(s, 2);
@@ -290,7 +291,7 @@ static bool matmul_sample(ad_sample *s) {
 
 // Linear and ReLU, with and without bias.
 static bool dense_sample(ad_sample *s) {
-    if (s->variant > 3 || s->shape.rank < 1) return false;
+    if (s->variant > 3 || s->shape.rank < 1 || !ad_type_is_real(s->type)) return false;
     dense_attributes attributes = {s->variant & 1 ? AD_RELU : AD_LINEAR};
     memcpy(s->attributes.bytes, &attributes, sizeof attributes);
     wish(s, s->variant < 2 ? 3 : 2);
@@ -303,10 +304,12 @@ static bool dense_sample(ad_sample *s) {
 const ad_op ad_op_matmul = {
     .name = "matmul", .inputs_min = 2, .inputs_max = 2, .outputs = 1, .flags = AD_OP_STRIDED,
     .attribute_bytes = sizeof(matmul_attributes), .infer = matmul_infer, .cpu = matmul_cpu,
-    .vjp = matmul_vjp, .jvp = matmul_jvp, .cost = matmul_cost, .sample = matmul_sample};
+    .vjp = matmul_vjp, .jvp = matmul_jvp, .cost = matmul_cost, .sample = matmul_sample,
+    .exempt = "infinity: the products of a sum are not gated one by one"};
 
 const ad_op ad_op_dense = {
     .name = "dense", .inputs_min = 2, .inputs_max = 3, .outputs = 1, .optional = 1u << BIAS,
     .flags = AD_OP_STRIDED, .attribute_bytes = sizeof(dense_attributes), .infer = dense_infer,
     .cpu = dense_cpu, .vjp = dense_vjp, .jvp = dense_jvp, .cost = dense_cost,
-    .sample = dense_sample};
+    .sample = dense_sample,
+    .exempt = "infinity: the products of a sum are not gated one by one"};
