@@ -134,7 +134,7 @@ static bool same_files(const char *a, const char *b) {
 }
 
 #define SMALL "scene --preset fast --batch 1024 --rays 128 --seed 5 "
-#define LARGER "scene --preset fast --batch 4096 --rays 1024 --seed 5 "
+#define LARGER "scene --preset fast --batch 32768 --rays 1024 --seed 5 "
 
 // Past step 32, where the occupancy grid is first asked; the sanitizers get by with fewer.
 static bool reduced(void) {
