@@ -1,53 +1,12 @@
 /* Applying an operation: check, infer, allocate, launch, record, push tangents forward.
  *
- * Every operation, the core's and the user's, goes through ad_apply. A kernel sees contiguous f32,
- * f64, i32 or u32 operands unless its operation asks for more: strided operands are packed and
- * f16 and bf16 ones widened first, and narrow outputs rounded after, by launches of their own, so
- * that a captured step contains them too. */
+ * Every operation, the core's and the user's, goes through ad_apply. What a step costs besides its
+ * kernel is most of the time of a small one, so the usual path calls little and clears nothing
+ * that it will not use. */
 #include "autodiff/core.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-
-int64_t ad_view_count(const ad_view *view) {
-    int64_t count = 1;
-    for (int i = 0; i < view->rank; i++) count *= view->size[i];
-    return count;
-}
-
-bool ad_view_present(const ad_view *view) { return view->rank >= 0; }
-
-bool ad_view_same_shape(const ad_view *a, const ad_view *b) {
-    if (a->rank != b->rank) return false;
-    for (int i = 0; i < a->rank; i++)
-        if (a->size[i] != b->size[i]) return false;
-    return true;
-}
-
-void ad_view_text(const ad_view *view, char *text, size_t bytes) {
-    size_t used = (size_t)snprintf(text, bytes, "%s (", ad_type_name(view->type));
-    for (int i = 0; i < view->rank && used < bytes; i++)
-        used += (size_t)snprintf(text + used, bytes - used, "%s%lld", i ? ", " : "",
-                                 (long long)view->size[i]);
-    if (used < bytes) snprintf(text + used, bytes - used, ")");
-}
-
-static bool contiguous(const ad_view *view) {
-    int64_t stride = 1;
-    for (int i = view->rank - 1; i >= 0; i--) {
-        if (view->size[i] != 1 && view->stride[i] != stride) return false;
-        stride *= view->size[i];
-    }
-    return true;
-}
-
-static void make_contiguous(ad_view *view) {
-    int64_t stride = 1;
-    for (int i = view->rank - 1; i >= 0; i--) view->stride[i] = stride, stride *= view->size[i];
-}
-
-static bool narrow(ad_type type) { return type == AD_F16 || type == AD_BF16; }
 
 // The first number that is not finite, or -1. Reads through the device.
 static int64_t first_bad_number(ad_context *ctx, const ad_view *view) {
@@ -67,87 +26,6 @@ static int64_t first_bad_number(ad_context *ctx, const ad_view *view) {
         at += take;
     }
     return -1;
-}
-
-static bool launch(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input,
-                   int outputs, const ad_view *output, const void *attributes, size_t workspace,
-                   ad_storage *const *input_storage, ad_storage *const *output_storage) {
-    ad_storage *scratch = NULL;
-    if (workspace) {
-        scratch = ad_storage_allocate(ctx, workspace);
-        if (!scratch) return false;
-    }
-    ad_launch job = {.op = op, .attributes = attributes, .inputs = inputs, .outputs = outputs,
-                     .threads = ctx->options.threads, .input = input, .output = output,
-                     .workspace = scratch ? scratch->data : NULL};
-    bool good = ctx->device.launch(&ctx->device, &job);
-    ctx->launches++;
-    if (good && ctx->capture) {
-        ad_storage *storages[AD_OUTPUTS_MAX + 1];
-        for (int i = 0; i < outputs; i++) storages[i] = output_storage[i];
-        storages[outputs] = scratch;
-        good = ad_capture_launch(ctx, &job, input_storage, storages);
-    }
-    if (scratch) ad_storage_release(ctx, scratch);
-    return good;
-}
-
-bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
-            const ad_view *output, const void *attributes, size_t workspace,
-            ad_storage *const *input_storage, ad_storage *const *output_storage) {
-    bool storage_ok = op->flags & AD_OP_STORAGE, strided_ok = op->flags & AD_OP_STRIDED;
-    bool plain = true;
-    for (int i = 0; i < inputs; i++)
-        if (input[i].rank >= 0)
-            plain &= (storage_ok || !narrow(input[i].type)) && (strided_ok || contiguous(&input[i]));
-    for (int i = 0; i < outputs; i++) plain &= storage_ok || !narrow(output[i].type);
-    if (plain)
-        return launch(ctx, op, inputs, input, outputs, output, attributes, workspace,
-                      input_storage, output_storage);
-
-    // Stand-ins for what the kernel cannot read or write as it is.
-    ad_view in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX];
-    ad_storage *in_storage[AD_INPUTS_MAX], *out_storage[AD_OUTPUTS_MAX];
-    ad_storage *made[AD_INPUTS_MAX + AD_OUTPUTS_MAX];
-    int made_count = 0;
-    bool good = true;
-    for (int i = 0; i < inputs && good; i++) {
-        in[i] = input[i], in_storage[i] = input_storage[i];
-        if (in[i].rank < 0) continue;
-        bool widen = !storage_ok && narrow(in[i].type);
-        if (!widen && (strided_ok || contiguous(&in[i]))) continue;
-        if (widen) in[i].type = AD_F32;
-        make_contiguous(&in[i]);
-        size_t bytes = (size_t)ad_view_count(&in[i]) * ad_type_bytes(in[i].type);
-        in_storage[i] = ad_storage_allocate(ctx, bytes);
-        if (!in_storage[i]) { good = false; break; }
-        made[made_count++] = in_storage[i];
-        in[i].data = in_storage[i]->data;
-        good = launch(ctx, &ad_op_cast, 1, &input[i], 1, &in[i], &in[i].type, 0,
-                      &input_storage[i], &in_storage[i]);
-    }
-    for (int i = 0; i < outputs && good; i++) {
-        out[i] = output[i], out_storage[i] = output_storage[i];
-        if (storage_ok || !narrow(out[i].type)) continue;
-        out[i].type = AD_F32;
-        out_storage[i] = ad_storage_allocate(ctx, (size_t)ad_view_count(&out[i]) * 4);
-        if (!out_storage[i]) { good = false; break; }
-        made[made_count++] = out_storage[i];
-        out[i].data = out_storage[i]->data;
-    }
-    good = good && launch(ctx, op, inputs, in, outputs, out, attributes, workspace, in_storage,
-                          out_storage);
-    // Round narrow outputs, and narrow states that the kernel wrote.
-    for (int i = 0; i < outputs && good; i++)
-        if (out[i].data != output[i].data)
-            good = launch(ctx, &ad_op_cast, 1, &out[i], 1, &output[i], &output[i].type, 0,
-                          &out_storage[i], &output_storage[i]);
-    for (int i = 0; i < inputs && good; i++)
-        if (op->writes >> i & 1 && in[i].data != input[i].data)
-            good = launch(ctx, &ad_op_cast, 1, &in[i], 1, &input[i], &input[i].type, 0,
-                          &in_storage[i], &input_storage[i]);
-    while (made_count) ad_storage_release(ctx, made[--made_count]);
-    return good;
 }
 
 typedef struct call {
@@ -179,7 +57,7 @@ static bool check_operands(ad_context *ctx, call *c) {
         const ad_record *record = ad_record_of(ctx, c->input[i], op->name);
         if (!record) return false;
         ad_record_view(record, &c->in[i]);
-        c->plain &= !record->layout && !narrow((ad_type)record->type);
+        c->plain &= !record->layout && !ad_type_is_narrow((ad_type)record->type);
         c->in_storage[i] = record->storage;
         c->tracked |= record->flags & AD_REC_TRACKED;
         c->severed |= record->flags & AD_REC_SEVERED;
@@ -205,7 +83,8 @@ static bool infer(ad_context *ctx, call *c, ad_infer *rule) {
         int64_t count = 1;
         for (int j = 0; j < c->out[i].rank; j++) {
             int64_t size = c->out[i].size[j];
-            bool large = count > INT64_MAX / 16 / INT32_MAX && size && count > INT64_MAX / 16 / size;
+            const int64_t most = INT64_MAX / 16;
+            bool large = count > most / INT32_MAX && size && count > most / size;
             if (size < 0 || size > INT32_MAX || large) {
                 ad_raise_op(ctx, c->op, "axis %d of the result would have the size %lld", j,
                             (long long)size);
@@ -213,8 +92,8 @@ static bool infer(ad_context *ctx, call *c, ad_infer *rule) {
             }
             count *= size;
         }
-        c->plain &= !narrow(c->out[i].type);
-        if (!(c->op->flags & AD_OP_VIEW)) make_contiguous(&c->out[i]);
+        c->plain &= !ad_type_is_narrow(c->out[i].type);
+        if (!(c->op->flags & AD_OP_VIEW)) ad_view_make_contiguous(&c->out[i]);
     }
     return true;
 }
@@ -234,7 +113,8 @@ static bool allocate(ad_context *ctx, call *c, const ad_infer *rule) {
             memcpy(record->layout->stride, c->out[0].stride, sizeof record->layout->stride);
             record->storage = base->storage;
             record->storage->references++;
-            if (contiguous(&c->out[0]) && record->layout->offset == 0) record->layout = NULL;
+            if (record->layout->offset == 0 && ad_view_contiguous(&c->out[0]))
+                record->layout = NULL;
         } else if (!ad_record_allocate(ctx, record)) {
             return false;
         }
@@ -302,8 +182,8 @@ static bool note_work(ad_context *ctx, call *c, const ad_infer *rule) {
         if (bad < 0) continue;
         char text[160];
         ad_view_text(&c->out[i], text, sizeof text);
-        ad_raise_op(ctx, c->op, "first made a number that is not finite: element %lld of output %d, "
-                    "%s", (long long)bad, i, text);
+        ad_raise_op(ctx, c->op, "first made a number that is not finite: element %lld of output "
+                    "%d, %s", (long long)bad, i, text);
         return false;
     }
     return true;
@@ -346,7 +226,7 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
     }
     if (!allocate(ctx, &c, &rule)) return false;
     if (!(op->flags & AD_OP_VIEW)
-        && !(c.plain ? launch : ad_run)(ctx, op, inputs, c.in, c.outputs, c.out, attributes,
+        && !(c.plain ? ad_run_plain : ad_run)(ctx, op, inputs, c.in, c.outputs, c.out, attributes,
                                         rule.workspace, c.in_storage, c.out_storage)) {
         ad_raise_op(ctx, op, "the kernel could not be run");
         return false;

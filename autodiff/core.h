@@ -12,6 +12,8 @@
 #include "autodiff/autodiff.h"
 #include "autodiff/device.h"
 
+#include <string.h>
+
 enum {
     AD_RECORDS_PER_CHUNK = 1024,
     AD_NO_NODE = 0xffffffffu,
@@ -192,6 +194,9 @@ ad_tensor ad_alias(ad_context *ctx, ad_tensor x);
 void ad_owned_cut(ad_context *ctx, size_t length); // frees what was made since, but the kept
 void ad_closed_sweep(ad_context *ctx);             // frees what only an empty tape had named
 void ad_record_view(const ad_record *record, ad_view *view);
+static inline bool ad_record_same_shape(const ad_record *a, const ad_record *b) {
+    return a->rank == b->rank && !memcmp(a->size, b->size, sizeof a->size); // past rank: zeros
+}
 static inline int64_t ad_record_count(const ad_record *record) {
     int64_t count = 1;
     for (int i = 0; i < record->rank; i++) count *= record->size[i];
@@ -199,10 +204,30 @@ static inline int64_t ad_record_count(const ad_record *record) {
 }
 void ad_drop_bytes(ad_context *ctx, ad_record *record);
 
-/* ---- apply.c */
+/* ---- launch.c */
+static inline bool ad_view_contiguous(const ad_view *view) {
+    int64_t stride = 1;
+    for (int i = view->rank - 1; i >= 0; i--) {
+        if (view->size[i] != 1 && view->stride[i] != stride) return false;
+        stride *= view->size[i];
+    }
+    return true;
+}
+static inline void ad_view_make_contiguous(ad_view *view) {
+    int64_t stride = 1;
+    for (int i = view->rank - 1; i >= 0; i--) view->stride[i] = stride, stride *= view->size[i];
+}
+static inline bool ad_type_is_narrow(ad_type type) { return type == AD_F16 || type == AD_BF16; }
+// Packs, widens and rounds where the kernel cannot read or write a view as it is; the plain one
+// is for where it can.
 bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
             const ad_view *output, const void *attributes, size_t workspace,
             ad_storage *const *input_storage, ad_storage *const *output_storage);
+bool ad_run_plain(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
+                  const ad_view *output, const void *attributes, size_t workspace,
+                  ad_storage *const *input_storage, ad_storage *const *output_storage);
+
+/* ---- apply.c */
 bool ad_node_rerun(ad_context *ctx, ad_node *node); // fills outputs whose bytes were dropped
 
 /* ---- tape.c */
@@ -231,6 +256,7 @@ void ad_capture_storage_gone(ad_context *ctx, ad_storage *storage);
 void ad_optimizers_close(ad_context *ctx);
 
 // Operations that the core itself launches.
-extern const ad_op ad_op_copy, ad_op_cast, ad_op_add, ad_op_identity, ad_op_assign, ad_op_accumulate;
+extern const ad_op ad_op_copy, ad_op_cast, ad_op_add, ad_op_identity, ad_op_assign;
+extern const ad_op ad_op_accumulate;
 
 #endif

@@ -70,7 +70,8 @@ static void add_cotangent(sweep *s, ad_tensor *sum, ad_tensor term) {
     }
     ad_record *total = ad_record_at(ctx, sum->slot);
     if (s->own && !ctx->dual_count && total->storage->references == 1 && !total->layout
-        && !(total->flags & (AD_REC_PARAMETER | AD_REC_ON_TAPE)) && ad_type_bytes(total->type) > 2) {
+        && !(total->flags & (AD_REC_PARAMETER | AD_REC_ON_TAPE))
+        && !ad_type_is_narrow((ad_type)total->type)) {
         // In place: the sum is nobody else's. Same bits as an addition into fresh memory.
         ad_view view[2];
         ad_storage *storage[2] = {total->storage, ad_record_at(ctx, term.slot)->storage};
@@ -159,7 +160,8 @@ static void vjp_composed(sweep *s, ad_vjp *rule) {
     given.input = leaf;
     rule->op->compose(ctx, &given, output);
     ctx->no_grad = no_grad;
-    ad_grad_many(ctx, rule->outputs, output, rule->dy, n, want, dx, false, s->flags & AD_GRAD_RECORD);
+    ad_grad_many(ctx, rule->outputs, output, rule->dy, n, want, dx, false,
+                 s->flags & AD_GRAD_RECORD);
     if (!record) ctx->node_count = nodes;
     n = 0;
     for (int i = 0; i < rule->inputs; i++)
@@ -193,8 +195,7 @@ static bool adopt(sweep *s, ad_vjp *rule, int i, size_t mark) {
     const ad_record *dx = ad_record_of(ctx, rule->dx[i], rule->op->name);
     if (!dx) return false;
     const ad_record *x = ad_record_at(ctx, rule->input[i].slot);
-    bool same = dx->rank == x->rank && !memcmp(dx->size, x->size, sizeof(uint32_t) * x->rank);
-    if (!same) {
+    if (!ad_record_same_shape(dx, x)) {
         ad_view a, b;
         char given[160], expected[160];
         ad_record_view(dx, &a), ad_record_view(x, &b);
@@ -387,48 +388,4 @@ bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *
     for (int i = 0; i < n && !accumulate && !ctx->failed; i++)
         if (!dxs[i].slot) dxs[i] = ad_zeros_like(ctx, xs[i]);
     return !ctx->failed;
-}
-
-// The cotangent of y: given, or 1 for a scalar.
-static bool seed_of(ad_context *ctx, ad_tensor y, ad_tensor *dy, const char *who) {
-    const ad_record *record = ad_record_of(ctx, y, who);
-    if (!record) return false;
-    if (!(record->flags & AD_REC_TRACKED)) {
-        ad_raise(ctx, "%s: y derives from no parameter and no watched tensor", who);
-        return false;
-    }
-    if (dy->slot) {
-        const ad_record *given = ad_record_of(ctx, *dy, who);
-        if (!given) return false;
-        ad_view a, b;
-        ad_record_view(record, &a), ad_record_view(given, &b);
-        if (ad_view_same_shape(&a, &b) && a.type == b.type) return true;
-        ad_raise(ctx, "%s: the cotangent has another shape or type than y", who);
-        return false;
-    }
-    if (ad_record_count(record) != 1) {
-        ad_raise(ctx, "%s: y has %lld elements: give a cotangent, or reduce it to a scalar", who,
-                 (long long)ad_record_count(record));
-        return false;
-    }
-    *dy = ad_full(ctx, (ad_type)record->type, ad_shape_of(ctx, y), 1.0);
-    return dy->slot;
-}
-
-bool ad_grad(ad_context *ctx, ad_tensor y, ad_tensor dy, int n, const ad_tensor *xs,
-             ad_tensor *dxs, unsigned flags) {
-    for (int i = 0; i < n; i++) dxs[i] = (ad_tensor){0};
-    if (!ad_ready(ctx) || !seed_of(ctx, y, &dy, "ad_grad")) return false;
-    return ad_grad_many(ctx, 1, &y, &dy, n, xs, dxs, false, flags);
-}
-
-bool ad_grad_add(ad_context *ctx, ad_tensor y, int n, const ad_tensor *parameters,
-                 unsigned flags) {
-    ad_tensor dy = {0};
-    if (!ad_ready(ctx) || !seed_of(ctx, y, &dy, "ad_grad_add")) return false;
-    for (int i = 0; i < n; i++) // made before the sweep, which must find their slots in place
-        if (!ad_gradient(ctx, parameters[i]).slot) return false;
-    if (!(flags & AD_GRAD_KEEP)) flags |= AD_GRAD_RELEASE;
-    return ad_grad_many(ctx, 1, &y, &dy, n, parameters, NULL, true,
-                        flags & ~(unsigned)AD_GRAD_RECORD);
 }

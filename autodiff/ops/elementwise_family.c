@@ -10,6 +10,7 @@
  * cotangent, summed over the axes along which the operand was repeated; a tangent is the sum of the
  * rules on the operands' tangents. */
 #include "autodiff/ops/elementwise.h"
+#include "autodiff/core.h"
 #include "autodiff/cpu/stream.h"
 
 #include <string.h>
@@ -226,12 +227,17 @@ ad_tensor ad_sum_to(ad_context *ctx, ad_tensor x, ad_shape shape) {
     return more ? ad_reshape(ctx, sum, shape) : sum;
 }
 
+static bool same_shape(const ad_context *ctx, ad_tensor a, ad_tensor b) {
+    return ad_record_same_shape(ad_record_at(ctx, a.slot), ad_record_at(ctx, b.slot));
+}
+
 void ad_elementwise_vjp(ad_vjp *call, const ad_elementwise *e) {
     for (int i = 0; i < call->inputs; i++) {
         if (!(call->wanted >> i & 1)) continue;
         ad_tensor dx = e->rule(call->ctx, i, call->dy[0], call->input, call->output[0],
                                call->attributes);
-        if (dx.slot) dx = ad_sum_to(call->ctx, dx, ad_shape_of(call->ctx, call->input[i]));
+        if (dx.slot && !same_shape(call->ctx, dx, call->input[i]))
+            dx = ad_sum_to(call->ctx, dx, ad_shape_of(call->ctx, call->input[i]));
         call->dx[i] = dx;
     }
 }
