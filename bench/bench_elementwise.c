@@ -1,6 +1,6 @@
 // Elementwise operations on large arrays against the memory bandwidth of this machine, measured in
-// the same run with hand-written copy, add and triad. An operation's bytes are those that must move:
-// each large operand and the result once; its limit is that of the loop that moves the same arrays.
+// the same run with hand-written copy, add and triad. An operation's bytes are those that must
+// move: each large operand and the result once; its limit is the loop that moves the same arrays.
 //
 //     bench_elementwise [seconds per case, default 1]
 
