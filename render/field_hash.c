@@ -4,18 +4,17 @@
  *   h = density network(features)               (16), sigma = exp(h_0)
  *   colour = sigmoid(colour network(h, harmonics of the direction))
  *
- * Samples come from marching through the occupancy grid. Where cells that were dense at every
- * question asked of them add up, marching stops early. */
+ * Samples come from marching through the occupancy grid. */
 #include "render/model.h"
 
 #include <math.h>
 
 enum { TABLE, DENSITY_1, DENSITY_2, COLOUR_1, COLOUR_2, COLOUR_3 };   // parameters
-enum { OCCUPANCY_VALUE, OCCUPANCY_FLOOR, OCCUPANCY_BITS };            // states
-enum { GEOMETRY = 16, HARMONICS_DEGREE = 4, HARMONICS = 16, RESOLUTION = 128, SWEEP = 1 << 16 };
+enum { OCCUPANCY_VALUE, OCCUPANCY_BITS };                             // states
+enum { GEOMETRY = 16, CANDIDATES = 3, HARMONICS_DEGREE = 4, HARMONICS = 16, RESOLUTION = 128, SWEEP = 1 << 16 };
 
-// Samples further back than this optical depth carry a weight below 1e-4.
-static const double depth_limit = 9.3, stop_transmittance = 1e-4;
+// Samples behind this carry no weight: rays end there.
+static const double stop_transmittance = 1e-4;
 
 static bool hash_open(render_model *model, ad_message *error) {
     ad_context *ctx = model->ctx;
@@ -39,7 +38,6 @@ static bool hash_open(render_model *model, ad_message *error) {
     int64_t cells = render_occupancy_cells(cascades, RESOLUTION);
     int64_t words = render_occupancy_words(cascades, RESOLUTION);
     render_model_state(model, "occupancy.value", ad_zeros(ctx, cells));
-    render_model_state(model, "occupancy.floor", ad_zeros(ctx, cells));
     // At first every cell may hold something.
     render_model_state(model, "occupancy.bits",
                        ad_full(ctx, AD_U32, AD_SHAPE(words), 4294967295.0));
@@ -67,11 +65,17 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
     render_march_options march = {
         .domain = model->domain, .resolution = RESOLUTION, .steps = s->march_steps,
         .cone_angle = model->cone_angle, .near_distance = model->near_distance,
-        .depth_limit = depth_limit, .capacity = capacity, .jitter = training};
-    render_samples at;
+        .capacity = CANDIDATES * capacity, .jitter = training};
+    render_samples candidates, at;
     ad_mlp_options options = {.bf16 = s->bf16};
-    render_march(ctx, origins, directions, model->states[OCCUPANCY_BITS],
-                 model->states[OCCUPANCY_FLOOR], live, &march, &at);
+    render_march(ctx, origins, directions, model->states[OCCUPANCY_BITS], live, &march,
+                 &candidates);
+    // Densities alone say how far light gets; only what it reaches is worth the rest.
+    ad_no_grad_begin(ctx);
+    ad_tensor places = render_points(ctx, origins, directions, candidates.t, candidates.offsets);
+    render_cull(ctx, hash_density(model, places, candidates.count), &candidates,
+                stop_transmittance, capacity, &at);
+    ad_no_grad_end(ctx);
     ad_tensor points = render_points(ctx, origins, directions, at.t, at.offsets);
     ad_tensor h = geometry(model, points, at.count);
     ad_tensor sigma = render_density(ctx, h);
@@ -101,8 +105,7 @@ static void ask(render_model *model, int64_t start, int64_t uniform, int64_t occ
     render_occupancy_draw(ctx, states[OCCUPANCY_BITS], cascades, RESOLUTION, start, uniform,
                           occupied, &cells, &points);
     ad_tensor sigma = hash_density(model, points, (ad_tensor){0});
-    render_occupancy_update(ctx, states[OCCUPANCY_VALUE], states[OCCUPANCY_FLOOR],
-                            states[OCCUPANCY_BITS], cells, sigma, cascades, RESOLUTION,
+    render_occupancy_update(ctx, states[OCCUPANCY_VALUE], states[OCCUPANCY_BITS], cells, sigma, cascades, RESOLUTION,
                             sqrt(3.0) / steps * ldexp(1, 1 - cascades), fade);
     ad_step_advance(ctx);
     ad_no_grad_end(ctx);
@@ -115,7 +118,8 @@ static void hash_update(render_model *model, int64_t step) {
         for (int64_t start = 0; start < cells; start += SWEEP)
             ask(model, start, cells - start < SWEEP ? cells - start : SWEEP, 0, start == 0);
     } else if (step > 32 && step < 256 && step % 8 == 0) {
-        for (int i = 0; i < 4; i++) ask(model, -1, SWEEP, 0, i == 0);
+        ask(model, -1, SWEEP, 0, true);
+        ask(model, -1, 0, SWEEP, false);
     } else if (step >= 256 && step % 16 == 0) {
         ask(model, -1, SWEEP, 0, true);
         ask(model, -1, 0, SWEEP, false);

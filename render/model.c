@@ -15,7 +15,7 @@ static const preset presets[] = {
     {"fast", {.grid = {8, 4, 15, 16, 1024}, .width = 32, .batch = 1 << 15, .rays = 1 << 14,
               .march_steps = 512, .learning_rate = 1e-2, .learning_rate_end = 3e-4}},
     {"default", {.grid = {8, 4, 17, 16, 2048}, .width = 64, .batch = 1 << 16, .rays = 1 << 15,
-                 .march_steps = 1024, .learning_rate = 1e-2, .learning_rate_end = 1e-4}},
+                 .march_steps = 512, .learning_rate = 1e-2, .learning_rate_end = 1e-4}},
     {"quality", {.grid = {8, 4, 19, 16, 2048}, .width = 64, .batch = 1 << 17, .rays = 1 << 16,
                  .march_steps = 1024, .learning_rate = 1e-2, .learning_rate_end = 1e-4}},
 };
@@ -120,13 +120,13 @@ const render_settings *render_model_settings(const render_model *model) {
 }
 
 double render_model_occupied(render_model *model) {
-    if (model->state_count < 3) return 1;
+    if (model->state_count < 2) return 1;
     // The bits come last; cells first among them.
     ad_context *ctx = model->ctx;
-    int64_t words = ad_count(ctx, model->states[2]), cells = ad_count(ctx, model->states[0]);
+    int64_t words = ad_count(ctx, model->states[1]), cells = ad_count(ctx, model->states[0]);
     uint32_t *bits = malloc((size_t)words * 4);
     uint64_t set = 0;
-    if (bits && ad_read(ctx, model->states[2], bits, (size_t)words * 4))
+    if (bits && ad_read(ctx, model->states[1], bits, (size_t)words * 4))
         for (int64_t i = 0; i < cells / 32; i++) set += (uint64_t)__builtin_popcount(bits[i]);
     free(bits);
     return (double)set / (double)cells;

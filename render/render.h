@@ -258,7 +258,6 @@ typedef struct render_march_options {
     int steps;             // across the inner cube's diagonal; 0: 1024
     double cone_angle;     // steps grow with distance; 0: none
     double near_distance;  // in the unit cube
-    double depth_limit;    // stop where cells known to be dense add up to this optical depth; 0: off
     int64_t capacity;      // samples
     bool jitter;
 } render_march_options;
@@ -268,10 +267,10 @@ typedef struct render_samples {
     ad_tensor count;       // () u32
     ad_tensor rays;        // () u32: rays whose samples all fit; later ones have none
 } render_samples;
-// bits (cells / 32) u32, floor (cells) f32 least known density or null, live () u32 rays or null.
+// bits (words) u32 of the occupancy grid, live () u32 rays or null.
 // Sampling is a stop-gradient.
 bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_tensor bits,
-                  ad_tensor floor, ad_tensor live, const render_march_options *options,
+                  ad_tensor live, const render_march_options *options,
                   render_samples *samples);
 
 // Samples without a grid, `each` a ray of the first `rays` (0: all): one in every equal part of its
@@ -282,7 +281,12 @@ bool render_stratified(ad_context *ctx, ad_tensor origins, ad_tensor directions,
 bool render_importance(ad_context *ctx, const render_samples *coarse, ad_tensor weight, int each,
                        int more, bool jitter, render_samples *samples);
 
-// The occupancy grid's states: value (cells) f32, floor (cells) f32, bits (words) u32.
+// Of each ray's candidates those in front of the point where the transmittance falls below stop;
+// sigma (n): the candidates' densities.
+bool render_cull(ad_context *ctx, ad_tensor sigma, const render_samples *candidates, double stop,
+                 int64_t capacity, render_samples *samples);
+
+// The occupancy grid's states: value (cells) f32, bits (words) u32.
 int64_t render_occupancy_cells(int cascades, int resolution);
 int64_t render_occupancy_words(int cascades, int resolution);
 // Cells (n) u32, the first `uniform` anywhere (or from `start` on where that is not negative), the
@@ -291,9 +295,9 @@ int64_t render_occupancy_words(int cascades, int resolution);
 bool render_occupancy_draw(ad_context *ctx, ad_tensor bits, int cascades, int resolution,
                            int64_t start, int64_t uniform, int64_t occupied, ad_tensor *cells,
                            ad_tensor *points);
-void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor floor, ad_tensor bits,
-                             ad_tensor cells, ad_tensor densities, int cascades, int resolution,
-                             double step, bool fade);
+void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor bits, ad_tensor cells,
+                             ad_tensor densities, int cascades, int resolution, double step,
+                             bool fade);
 
 typedef struct render_grid_options {
     int levels, features, log2_entries; // 0: 8, 4, 17
@@ -389,7 +393,7 @@ void render_trainer_close(render_trainer *trainer);
 bool render_trainer_step(render_trainer *trainer, double progress, ad_message *error);
 void render_trainer_read(render_trainer *trainer, render_progress *progress);
 
-/* A snapshot is a safetensors file: docs/snapshot.md. extra: metadata of the caller's, pairs of
+/* A snapshot is a safetensors file: docs/formats.md. extra: metadata of the caller's, pairs of
  * name and text. Resuming from one goes on bitwise as if there had been no stop. */
 typedef struct render_text { const char *name, *text; } render_text;
 bool render_snapshot_write(render_model *model, render_trainer *trainer, const char *path,
@@ -418,7 +422,7 @@ bool render_evaluate(render_model *model, const render_dataset *dataset, render_
 
 
 // The operations themselves, for a harness that walks them.
-extern const ad_op render_op_hash_grid, render_op_composite, render_op_march;
+extern const ad_op render_op_hash_grid, render_op_composite, render_op_march, render_op_cull;
 extern const ad_op render_op_sample_pixels, render_op_fetch_pixels, render_op_camera_rays;
 extern const ad_op render_op_points, render_op_beside_ray, render_op_mask_rows, render_op_density;
 extern const ad_op render_op_spherical_harmonics, render_op_distortion;

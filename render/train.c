@@ -142,7 +142,7 @@ static void train_step(render_trainer *t) {
 bool render_trainer_step(render_trainer *t, double progress, ad_message *error) {
     ad_context *ctx = t->ctx;
     const render_settings *s = &t->model->settings;
-    ad_schedule schedule = {.kind = AD_EXPONENTIAL, .rate = s->learning_rate,
+    ad_schedule schedule = {.kind = AD_COSINE, .rate = s->learning_rate,
                             .rate_end = s->learning_rate_end, .warmup = 0.005};
     float rate = (float)ad_schedule_rate(&schedule, progress);
     if (t->step == 0 && rate == 0) rate = (float)(s->learning_rate * 0.1);

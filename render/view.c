@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 1 << 14, CAPACITY = 1 << 18 };
+enum { CHUNK = 1 << 14, CAPACITY = 1 << 17 };
 
 // Unit normals of the samples' points, summed with their weights: (rays, 3).
 static ad_tensor ray_normals(render_model *model, ad_tensor origins, ad_tensor directions,

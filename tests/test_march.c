@@ -24,26 +24,23 @@ static void fill_bits(uint32_t *bits, int from, int to) {
     float *value = calloc(CELLS, sizeof *value);
     for (int i = 0; i < CELLS; i++) value[i] = i % N >= from && i % N < to ? 1 : 0;
     ad_tensor state = ad_state(ctx, "value", ad_from(ctx, AD_F32, AD_SHAPE(CELLS), value));
-    ad_tensor least = ad_state(ctx, "floor", ad_zeros(ctx, CELLS));
     ad_tensor grid = ad_state(ctx, "bits", ad_full(ctx, AD_U32, AD_SHAPE(words), 0));
     ad_tensor none = ad_full(ctx, AD_U32, AD_SHAPE(0), 0);
-    render_occupancy_update(ctx, state, least, grid, none, ad_zeros(ctx, 0), 1, N, 0.01, false);
+    render_occupancy_update(ctx, state, grid, none, ad_zeros(ctx, 0), 1, N, 0.01, false);
     cr_assert(ad_read(ctx, grid, bits, (size_t)words * 4), "%s", ad_error_text(ctx));
     free(value);
     ad_close(ctx);
 }
 
-static void march(const uint32_t *bits, const float *least, int64_t capacity, bool jitter,
-                  marched *m) {
+static void march(const uint32_t *bits, int64_t capacity, bool jitter, marched *m) {
     ad_context *ctx = ad_open(&(ad_options){.seed = 2, .threads = 2});
     render_march_options options = {
         .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 1}, .resolution = N, .steps = STEPS,
-        .depth_limit = least ? 5 : 0, .capacity = capacity, .jitter = jitter};
+        .capacity = capacity, .jitter = jitter};
     render_samples at;
     render_march(ctx, ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), origins),
                  ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), directions),
                  ad_from(ctx, AD_U32, AD_SHAPE(render_occupancy_words(1, N)), bits),
-                 least ? ad_from(ctx, AD_F32, AD_SHAPE(CELLS), least) : (ad_tensor){0},
                  (ad_tensor){0}, &options, &at);
     ad_read(ctx, at.t, m->t, (size_t)capacity * 4);
     ad_read(ctx, at.delta, m->delta, (size_t)capacity * 4);
@@ -60,7 +57,7 @@ Test(march, full_rays_are_sampled_evenly) {
     double step = sqrt(3) / STEPS;
     fill_bits(bits, 0, N);
     for (int jitter = 0; jitter < 2; jitter++) {
-        march(bits, NULL, CAPACITY, jitter, &m);
+        march(bits, CAPACITY, jitter, &m);
         cr_expect(m.rays == RAYS && m.offsets[2] == m.count && m.offsets[3] == m.count);
         for (int ray = 0; ray < 2; ray++) {
             int first = (int)m.offsets[ray], end = (int)m.offsets[ray + 1];
@@ -78,9 +75,9 @@ Test(march, full_rays_are_sampled_evenly) {
 Test(march, empty_cells_are_skipped) {
     static marched full;
     fill_bits(bits, 0, N);
-    march(bits, NULL, CAPACITY, false, &full);
+    march(bits, CAPACITY, false, &full);
     fill_bits(bits, 6, 9);
-    march(bits, NULL, CAPACITY, false, &m);
+    march(bits, CAPACITY, false, &m);
     uint32_t kept = 0;
     for (uint32_t k = 0; k < full.offsets[1]; k++) { // along x: cells 6, 7 and 8
         int cell = (int)floorf((full.t[k] - 1) * N);
@@ -96,26 +93,10 @@ Test(march, empty_cells_are_skipped) {
 
 Test(march, rays_that_do_not_fit_have_no_samples) {
     fill_bits(bits, 0, N);
-    march(bits, NULL, 100, false, &m);
+    march(bits, 100, false, &m);
     cr_expect(m.rays == 1 && m.count == m.offsets[1] && m.count > 50);
     cr_expect(m.offsets[2] == m.count && m.offsets[3] == m.count);
 }
-
-Test(march, ends_behind_what_is_known_to_be_dense) {
-    static float least[CELLS];
-    fill_bits(bits, 0, N);
-    for (int i = 0; i < CELLS; i++) least[i] = i % N == 4 ? 200 : 0; // 200 / 16 > 5
-    march(bits, least, CAPACITY, false, &m);
-    float last = m.t[m.offsets[1] - 1] - 1;
-    cr_expect(last * N >= 4 && last * N < 5, "the ray ends at %g", (double)last);
-    // 5 / (200 sqrt(3) / 100) samples of the dense cell count
-    double depth = 0;
-    for (uint32_t k = 0; k < m.offsets[1]; k++)
-        if ((m.t[k] - 1) * N >= 4) depth += 200 * (double)m.delta[k];
-    cr_expect(depth > 5 && depth < 5 + 200 * sqrt(3) / STEPS + 1e-3, "depth %g", depth);
-}
-
-/* ---- the occupancy grid */
 
 Test(occupancy, asked_cells_hold_their_points) {
     enum { UNIFORM = 3000, OCCUPIED = 1000 };
@@ -154,26 +135,23 @@ Test(occupancy, asked_cells_hold_their_points) {
 Test(occupancy, answers_change_the_grid) {
     static const uint32_t asked[] = {7, 70, 700};
     static const float answers[] = {50, 0, 3};
-    static float value[CELLS], least[CELLS];
+    static float value[CELLS];
     ad_context *ctx = ad_open(NULL);
     int64_t words = render_occupancy_words(1, N);
     ad_tensor v = ad_state(ctx, "value", ad_zeros(ctx, CELLS));
-    ad_tensor f = ad_state(ctx, "floor", ad_zeros(ctx, CELLS));
     ad_tensor b = ad_state(ctx, "bits", ad_full(ctx, AD_U32, AD_SHAPE(words), 4294967295.0));
     for (int round = 0; round < 2; round++) {
-        render_occupancy_update(ctx, v, f, b, ad_from(ctx, AD_U32, AD_SHAPE(3), asked),
+        render_occupancy_update(ctx, v, b, ad_from(ctx, AD_U32, AD_SHAPE(3), asked),
                                 ad_from(ctx, AD_F32, AD_SHAPE(3), answers), 1, N, 0.01, true);
-        ad_read(ctx, v, value, sizeof value), ad_read(ctx, f, least, sizeof least);
+        ad_read(ctx, v, value, sizeof value);
         ad_read(ctx, b, bits, (size_t)words * 4);
         cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
         for (uint32_t i = 0; i < CELLS; i++) {
             float density = i == 7 ? 50 : i == 700 ? 3 : 0;
             cr_expect(fabsf(value[i] - density * 0.01f) < 1e-6f, "cell %u: %g", i, (double)value[i]);
             cr_expect((bits[i / 32] >> i % 32 & 1) == (density > 0), "the bit of cell %u", i);
-            cr_expect(least[i] <= density && (least[i] > 0) == (density > 0));
         }
     }
-    cr_expect(least[7] > 10 && least[7] < 50, "the floor rises slowly: %g", (double)least[7]);
     // Blocks of 4 x 4 x 4: cell 7 lies in block (1, 0, 0), cell 700 (12, 11, 2) in (3, 2, 0).
     const uint32_t *blocks = bits + CELLS / 32;
     cr_expect(blocks[0] == (1u << 1 | 1u << (2 * 4 + 3)) && blocks[1] == 0, "%x", blocks[0]);

@@ -54,7 +54,7 @@ static void freeze_samples(pipeline *p) {
                                     p->cameras), (ad_tensor){0},
                        ad_from(ctx, AD_U32, AD_SHAPE(RAYS, 2), p->ids), &origins, &directions);
     render_march(ctx, origins, directions, ad_from(ctx, AD_U32, AD_SHAPE(words), bits),
-                 (ad_tensor){0}, (ad_tensor){0}, &options, &at);
+                 (ad_tensor){0}, &options, &at);
     ad_read(ctx, at.t, p->t, sizeof p->t), ad_read(ctx, at.delta, p->delta, sizeof p->delta);
     ad_read(ctx, at.offsets, p->offsets, sizeof p->offsets);
     ad_read(ctx, at.count, &p->samples, sizeof p->samples);

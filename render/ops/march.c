@@ -20,14 +20,14 @@ enum { STEPS_MAX = 2048, ROW_WORDS = STEPS_MAX / 32 };
 
 typedef struct march_attributes {
     float low[3], high[3];   // the box
-    float step_min, step_max, cone, near_distance, depth_limit;
+    float step_min, step_max, cone, near_distance;
     int32_t cascades, resolution, jitter;
     uint32_t ordinal;
     uint64_t seed;
     int64_t capacity;
 } march_attributes;
 
-enum { ORIGIN, DIRECTION, BITS, STEP, FLOOR, LIVE, INPUTS };
+enum { ORIGIN, DIRECTION, BITS, STEP, LIVE, INPUTS };
 enum { OUT_T, OUT_DELTA, OUT_OFFSETS, OUT_COUNT, OUT_RAYS, OUTPUTS };
 
 static void march_infer(ad_infer *call) {
@@ -41,9 +41,6 @@ static void march_infer(ad_infer *call) {
         ad_infer_fail(call, "the occupancy grid has %lld words, %lld expected",
                       (long long)ad_view_count(&in[BITS]),
                       (long long)occupancy_words(a->cascades, a->resolution));
-    else if (ad_view_present(&in[FLOOR])
-             && ad_view_count(&in[FLOOR]) != occupancy_cells(a->cascades, a->resolution))
-        ad_infer_fail(call, "the floor of densities has one number a cell");
     ad_view *out = call->output;
     out[OUT_T] = (ad_view){.type = AD_F32, .rank = 1, .size = {a->capacity}};
     out[OUT_DELTA] = out[OUT_T];
@@ -124,11 +121,10 @@ static int cascade_of(const march_attributes *a, const float p[3], float delta) 
 
 // Marks the ray's samples in `row`; returns how many.
 static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_t *bits,
-                          const float *floor_density, uint32_t *row) {
+                          uint32_t *row) {
     int n = a->resolution;
     int64_t block_base = (occupancy_cells(a->cascades, n) + 31) / 32 * 32;
     uint32_t found = 0;
-    float depth = 0;
     for (int k = 0; k < STEPS_MAX;) {
         float t = t_of(a, r->start + (float)k);
         if (!(t < r->far)) break;
@@ -146,10 +142,6 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
         if (occupancy_bit(bits, number)) {
             row[k >> 5] |= 1u << (k & 31);
             found++, k++;
-            if (floor_density) {
-                depth += floor_density[number] * delta;
-                if (depth > a->depth_limit) break;
-            }
             continue;
         }
         // Empty: to where the ray leaves the cell, or the whole block where that is empty too.
@@ -177,8 +169,6 @@ static void march_cpu(const ad_launch *launch) {
     const march_attributes *a = launch->attributes;
     const ad_view *in = launch->input;
     const float *origin = in[ORIGIN].data, *direction = in[DIRECTION].data;
-    const float *floor_density = ad_view_present(&in[FLOOR]) && a->depth_limit > 0
-                               ? in[FLOOR].data : NULL;
     const uint32_t *bits = in[BITS].data;
     uint32_t step = *(const uint32_t *)in[STEP].data;
     int64_t rays = in[ORIGIN].size[0], live = rays;
@@ -198,7 +188,7 @@ static void march_cpu(const ad_launch *launch) {
         counts[i] = 0;
         if (!enter(a, &r, step, (uint32_t)i)) continue;
         starts[i] = r.start;
-        counts[i] = march_ray(a, &r, bits, floor_density, rows + i * ROW_WORDS);
+        counts[i] = march_ray(a, &r, bits, rows + i * ROW_WORDS);
     }
     int64_t total = 0, whole = 0;
     bool full = false;
@@ -228,7 +218,7 @@ static void march_cpu(const ad_launch *launch) {
 }
 
 bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_tensor bits,
-                  ad_tensor floor, ad_tensor live, const render_march_options *options,
+                  ad_tensor live, const render_march_options *options,
                   render_samples *samples) {
     march_attributes a;
     memset(&a, 0, sizeof a);
@@ -252,12 +242,12 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
     a.step_max = (float)(sqrt(3.0) / a.resolution);
     if (a.step_max < a.step_min) a.step_max = a.step_min;
     a.cone = (float)options->cone_angle, a.near_distance = (float)options->near_distance;
-    a.depth_limit = (float)options->depth_limit, a.jitter = options->jitter;
+    a.jitter = options->jitter;
     a.capacity = options->capacity, a.seed = ad_seed(ctx);
     a.ordinal = options->jitter ? ad_random_ordinal(ctx) : 0;
     ad_tensor out[OUTPUTS];
     bool good = ad_apply(ctx, &render_op_march, INPUTS,
-                         (ad_tensor[]){origins, directions, bits, ad_step_tensor(ctx), floor, live},
+                         (ad_tensor[]){origins, directions, bits, ad_step_tensor(ctx), live},
                          &a, out);
     *samples = (render_samples){out[OUT_T], out[OUT_DELTA], out[OUT_OFFSETS], out[OUT_COUNT],
                                 out[OUT_RAYS]};
@@ -266,5 +256,5 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
 
 const ad_op render_op_march = {
     .name = "march", .inputs_min = INPUTS, .inputs_max = INPUTS, .outputs = OUTPUTS,
-    .optional = 1u << FLOOR | 1u << LIVE, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
+    .optional = 1u << LIVE, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
     .attribute_bytes = sizeof(march_attributes), .infer = march_infer, .cpu = march_cpu};

@@ -3,8 +3,7 @@
  * Muller et al. 2022, appendix C.2. Every so many steps some cells, part uniform, part among the
  * occupied, are asked for the density at a random point within. A cell's value is the largest seen,
  * fading by a factor each update; its bit is set while the value exceeds the smaller of a threshold
- * and the mean. Beside it a floor of the densities is kept: it falls at once and rises slowly, so
- * that marching may stop where cells that were dense each time they were asked add up. */
+ * and the mean. */
 #include "render/render.h"
 
 #include "autodiff/ops/random.h"
@@ -90,7 +89,7 @@ bool render_occupancy_draw(ad_context *ctx, ad_tensor bits, int cascades, int re
     return good;
 }
 
-/* ---- updating: inputs value (state), floor (state), bits (state), cells, densities */
+/* ---- updating: inputs value (state), bits (state), cells, densities */
 
 typedef struct update_attributes {
     int32_t cascades, resolution;
@@ -100,11 +99,11 @@ typedef struct update_attributes {
 static void update_infer(ad_infer *call) {
     const update_attributes *a = call->attributes;
     int64_t cells = occupancy_cells(a->cascades, a->resolution);
-    if (ad_view_count(&call->input[0]) != cells || ad_view_count(&call->input[1]) != cells
-        || ad_view_count(&call->input[2]) != occupancy_words(a->cascades, a->resolution))
+    if (ad_view_count(&call->input[0]) != cells
+        || ad_view_count(&call->input[1]) != occupancy_words(a->cascades, a->resolution))
         ad_infer_fail(call, "the grid's states are of another size than %d cascades of %d cells",
                       a->cascades, a->resolution);
-    else if (!ad_view_same_shape(&call->input[3], &call->input[4]))
+    else if (!ad_view_same_shape(&call->input[2], &call->input[3]))
         ad_infer_fail(call, "cells and densities are of different lengths");
     call->workspace = 4096 * sizeof(double);
 }
@@ -159,21 +158,20 @@ static void set_bits(const update_attributes *a, const float *value, float thres
 
 static void update_cpu(const ad_launch *launch) {
     const update_attributes *a = launch->attributes;
-    float *value = launch->input[0].data, *least = launch->input[1].data;
-    uint32_t *bits = launch->input[2].data;
-    const uint32_t *cell = launch->input[3].data;
-    const float *density = launch->input[4].data;
+    float *value = launch->input[0].data;
+    uint32_t *bits = launch->input[1].data;
+    const uint32_t *cell = launch->input[2].data;
+    const float *density = launch->input[3].data;
     int64_t cells = occupancy_cells(a->cascades, a->resolution);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (cells > 65536)
     for (int64_t i = 0; i < cells; i++)
         if (value[i] > 0) value[i] *= a->decay;
-    for (int64_t i = 0; i < launch->input[3].size[0]; i++) { // few, in order
+    for (int64_t i = 0; i < launch->input[2].size[0]; i++) { // few, in order
         uint32_t c = cell[i];
         if (c >= cells || value[c] < 0) continue; // negative: no camera sees it
         float alpha = density[i] * a->step;
         if (!(alpha < 1e10f)) alpha = 1e10f;
         if (alpha > value[c]) value[c] = alpha;
-        least[c] = density[i] < least[c] ? density[i] : least[c] + 0.2f * (density[i] - least[c]);
     }
     double mean = mean_value(value, cells, launch->workspace, launch->threads);
     float threshold = mean < a->threshold ? (float)mean : a->threshold;
@@ -181,17 +179,17 @@ static void update_cpu(const ad_launch *launch) {
 }
 
 static const ad_op op_update = {
-    .name = "occupancy_update", .inputs_min = 5, .inputs_max = 5, .writes = 7,
+    .name = "occupancy_update", .inputs_min = 4, .inputs_max = 4, .writes = 3,
     .flags = AD_OP_NO_GRADIENT | AD_OP_STATEFUL, .attribute_bytes = sizeof(update_attributes),
     .infer = update_infer, .cpu = update_cpu};
 
-void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor floor, ad_tensor bits,
-                             ad_tensor cells, ad_tensor densities, int cascades, int resolution,
-                             double step, bool fade) {
+void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor bits, ad_tensor cells,
+                             ad_tensor densities, int cascades, int resolution, double step,
+                             bool fade) {
     update_attributes a;
     memset(&a, 0, sizeof a);
     a.cascades = cascades, a.resolution = resolution;
     a.decay = fade ? 0.95f : 1, a.step = (float)step, a.threshold = 0.01f;
     ad_tensor none[1];
-    ad_apply(ctx, &op_update, 5, (ad_tensor[]){value, floor, bits, cells, densities}, &a, none);
+    ad_apply(ctx, &op_update, 4, (ad_tensor[]){value, bits, cells, densities}, &a, none);
 }
