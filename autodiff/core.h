@@ -70,7 +70,8 @@ typedef struct ad_operand {
 
 typedef struct ad_node {
     const ad_op *op;
-    uint16_t inputs, outputs;
+    uint8_t inputs, outputs;
+    bool tracked;           // not only here to be run again
     uint32_t saved_inputs;  // bit masks
     uint16_t saved_outputs;
     uint16_t checkpoint;    // number of the checkpoint scope it is in; 0
@@ -146,6 +147,21 @@ struct ad_context {
     ad_optimizer *optimizers;
 };
 
+/* ---- views */
+static inline bool ad_view_contiguous(const ad_view *view) {
+    int64_t stride = 1;
+    for (int i = view->rank - 1; i >= 0; i--) {
+        if (view->size[i] != 1 && view->stride[i] != stride) return false;
+        stride *= view->size[i];
+    }
+    return true;
+}
+static inline void ad_view_make_contiguous(ad_view *view) {
+    int64_t stride = 1;
+    for (int i = view->rank - 1; i >= 0; i--) view->stride[i] = stride, stride *= view->size[i];
+}
+static inline bool ad_type_is_narrow(ad_type type) { return type == AD_F16 || type == AD_BF16; }
+
 /* ---- context.c */
 void ad_raise_op(ad_context *ctx, const ad_op *op, const char *format, ...);
 static inline bool ad_ready(const ad_context *ctx) {
@@ -193,7 +209,6 @@ void ad_record_free(ad_context *ctx, uint32_t slot);
 ad_tensor ad_alias(ad_context *ctx, ad_tensor x);
 void ad_owned_cut(ad_context *ctx, size_t length); // frees what was made since, but the kept
 void ad_closed_sweep(ad_context *ctx);             // frees what only an empty tape had named
-void ad_record_view(const ad_record *record, ad_view *view);
 static inline bool ad_record_same_shape(const ad_record *a, const ad_record *b) {
     return a->rank == b->rank && !memcmp(a->size, b->size, sizeof a->size); // past rank: zeros
 }
@@ -202,22 +217,22 @@ static inline int64_t ad_record_count(const ad_record *record) {
     for (int i = 0; i < record->rank; i++) count *= record->size[i];
     return count;
 }
+static inline void ad_record_view(const ad_record *record, ad_view *view) {
+    view->type = (ad_type)record->type;
+    view->rank = record->rank;
+    view->data = record->storage ? record->storage->data : NULL;
+    for (int i = 0; i < view->rank; i++) view->size[i] = record->size[i];
+    if (!record->layout) {
+        ad_view_make_contiguous(view);
+        return;
+    }
+    int64_t bytes = (int64_t)ad_type_bytes(view->type);
+    if (view->data) view->data = (char *)view->data + record->layout->offset * bytes;
+    for (int i = 0; i < view->rank; i++) view->stride[i] = record->layout->stride[i];
+}
 void ad_drop_bytes(ad_context *ctx, ad_record *record);
 
 /* ---- launch.c */
-static inline bool ad_view_contiguous(const ad_view *view) {
-    int64_t stride = 1;
-    for (int i = view->rank - 1; i >= 0; i--) {
-        if (view->size[i] != 1 && view->stride[i] != stride) return false;
-        stride *= view->size[i];
-    }
-    return true;
-}
-static inline void ad_view_make_contiguous(ad_view *view) {
-    int64_t stride = 1;
-    for (int i = view->rank - 1; i >= 0; i--) view->stride[i] = stride, stride *= view->size[i];
-}
-static inline bool ad_type_is_narrow(ad_type type) { return type == AD_F16 || type == AD_BF16; }
 // Packs, widens and rounds where the kernel cannot read or write a view as it is; the plain one
 // is for where it can.
 bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,

@@ -43,10 +43,7 @@ static size_t mark_nodes(sweep *s) {
         ad_node *node = ctx->nodes[i];
         const ad_operand *operand = ad_node_inputs(node);
         bool reach = false;
-        bool tracked = false;
-        for (int j = 0; j < node->outputs; j++)
-            tracked |= ad_record_at(ctx, ad_node_outputs(node)[j])->flags & AD_REC_TRACKED;
-        for (int j = 0; tracked && j < node->inputs && !reach; j++) {
+        for (int j = 0; node->tracked && j < node->inputs && !reach; j++) {
             if (!operand[j].slot) continue;
             const ad_record *record = ad_record_at(ctx, operand[j].slot);
             reach = wanted_index(s, record) >= 0

@@ -22,8 +22,9 @@ bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tenso
         return false;
     ad_node *node = ad_arena_allocate(ctx, bytes);
     if (!node) return false;
-    *node = (ad_node){.op = op, .inputs = (uint16_t)inputs, .outputs = (uint16_t)outputs,
-                      .saved_inputs = saved_inputs, .saved_outputs = (uint16_t)saved_outputs,
+    *node = (ad_node){.op = op, .inputs = (uint8_t)inputs, .outputs = (uint8_t)outputs,
+                      .tracked = tracked, .saved_inputs = saved_inputs,
+                      .saved_outputs = (uint16_t)saved_outputs,
                       .checkpoint = (uint16_t)ctx->checkpoint,
                       .ordinal = ctx->scopes[ctx->scope_count - 1].ordinal};
     bool rerun = ctx->force_record > 0;

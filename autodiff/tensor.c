@@ -140,27 +140,6 @@ ad_tensor ad_alias(ad_context *ctx, ad_tensor x) {
     return ad_handle(ctx, slot);
 }
 
-void ad_record_view(const ad_record *record, ad_view *view) {
-    view->type = (ad_type)record->type;
-    view->rank = record->rank;
-    view->data = record->storage ? record->storage->data : NULL;
-    if (record->layout) {
-        int64_t bytes = (int64_t)ad_type_bytes(view->type);
-        if (view->data) view->data = (char *)view->data + record->layout->offset * bytes;
-        for (int i = 0; i < view->rank; i++) {
-            view->size[i] = record->size[i];
-            view->stride[i] = record->layout->stride[i];
-        }
-        return;
-    }
-    int64_t stride = 1;
-    for (int i = view->rank - 1; i >= 0; i--) {
-        view->size[i] = record->size[i];
-        view->stride[i] = stride;
-        stride *= view->size[i];
-    }
-}
-
 /* ---- scopes and tensors */
 
 ad_tensor ad_keep(ad_context *ctx, ad_tensor x) {

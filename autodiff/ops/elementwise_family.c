@@ -71,13 +71,19 @@ void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e) {
     call->saved_outputs = e->reads & AD_READS_Y ? 1 : 0;
 }
 
+static int64_t count_of(const ad_view *view) {
+    int64_t count = 1;
+    for (int axis = 0; axis < view->rank; axis++) count *= view->size[axis];
+    return count;
+}
+
 void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *flops,
                          double *bytes) {
-    int64_t count = ad_view_count(call->output);
-    int64_t total = count * (int64_t)ad_type_bytes(call->output->type);
-    for (int i = 0; i < call->inputs; i++)
-        total += ad_view_count(&call->input[i]) * (int64_t)ad_type_bytes(call->input[i].type);
-    *flops = e->flops * (double)count, *bytes = (double)total;
+    int64_t count = count_of(call->output), total = count;
+    for (int i = 0; i < call->inputs; i++) total += count_of(&call->input[i]);
+    ad_type type = call->input[call->inputs - 1].type; // of the values; a mask has 4 bytes
+    *flops = e->flops * (double)count;
+    *bytes = (double)total * (ad_type_is_narrow(type) ? 2 : type == AD_F64 ? 8 : 4);
 }
 
 /* ---- the walk */
@@ -181,7 +187,7 @@ static void run_packed(const work *w, int threads) {
 void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e) {
     const ad_view *y = launch->output;
     ad_loop_body body = e->body[launch->input[launch->inputs - 1].type];
-    int64_t count = ad_view_count(y);
+    int64_t count = count_of(y);
     const ad_view *views[AD_LOOP_OPERANDS] = {y};
     char *data[AD_LOOP_OPERANDS] = {y->data};
     bool all_dense = true;
