@@ -1,8 +1,8 @@
 /* The harness every operation must pass: one walk over the operation lists (test_ops.c).
  *
  * An operation says by `sample` what goes with a wished shape and type; the harness chooses shapes,
- * draws the values and looks at the operation from outside only: apply it, differentiate it, compare
- * with finite differences, with another type, another layout, another thread count, a replay. The
+ * draws the values and looks at the operation from outside only: apply it, differentiate it,
+ * compare with finite differences, with another type, layout or thread count, with a replay. The
  * same checks must then catch deliberately wrong copies of its rules (harness_mutation.c). */
 #ifndef ADJOINT_TESTS_HARNESS_H
 #define ADJOINT_TESTS_HARNESS_H
@@ -57,6 +57,7 @@ typedef struct harness {
 bool harness_open(harness_case *c, const ad_op *op, ad_type type, ad_shape shape, int variant);
 void harness_close(harness_case *c);
 bool harness_real(ad_type type);
+bool harness_same_shape(ad_shape a, ad_shape b);
 bool harness_differentiable(const harness_case *c, int i);
 double harness_random(uint64_t *state);                       // -1 ... 1
 double harness_weight(const harness_case *c, int output, int64_t index); // of the loss
@@ -103,6 +104,11 @@ void harness_check_storage(harness *h, const harness_case *c); // an f16 or bf16
 void harness_check_views(harness *h, const harness_case *c);
 void harness_check_bits(harness *h, const harness_case *c);
 void harness_check_replay(harness *h, const harness_case *c);
+
+/* ---- test_ops.c */
+
+// "WHAT: reason" stands in the operation's exempt text or in the list of test_ops.c.
+bool harness_exempt(const ad_op *op, const char *what);
 
 /* ---- harness_mutation.c */
 

@@ -17,6 +17,12 @@ const char *const harness_names[HARNESS_CATEGORIES] = {
 
 bool harness_real(ad_type type) { return type != AD_I32 && type != AD_U32; }
 
+bool harness_same_shape(ad_shape a, ad_shape b) {
+    bool same = a.rank == b.rank;
+    for (int i = 0; i < a.rank && same; i++) same = a.size[i] == b.size[i];
+    return same;
+}
+
 bool harness_differentiable(const harness_case *c, int i) {
     return harness_real(c->sample.input[i].type) && !c->sample.input[i].constant
         && c->count[i] > 0 && !(c->op->writes >> i & 1);
@@ -216,7 +222,8 @@ bool harness_near(harness *h, const harness_case *c, int operand, int64_t index,
 bool harness_close_to(harness *h, const harness_case *c, int operand, ad_tensor got,
                       ad_tensor expected, double tolerance, double scale) {
     int64_t n, m;
-    double *a = harness_values(h->ctx, got, &n), *b = a ? harness_values(h->ctx, expected, &m) : NULL;
+    double *a = harness_values(h->ctx, got, &n);
+    double *b = a ? harness_values(h->ctx, expected, &m) : NULL;
     bool good = harness_sound(h, c) && a && b;
     if (good && n != m) {
         harness_fault(h, c, "operand %d: %lld elements against %lld", operand, (long long)n,

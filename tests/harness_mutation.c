@@ -1,10 +1,10 @@
 /* Mutation: wrong copies of an operation's rules, which the checks must catch.
  *
- * Operations are values: a mutant is a copy whose rule is a wrapper that runs the right one and then
- * spoils its result, or spoils the cotangent before. One mutant exists at a time, in a static that
- * the wrappers read; the right rule sees the original operation. A mutant whose gradients have the
- * same values as the original's in every case has no effect: it counts apart, and test_ops.c wants
- * a named reason. */
+ * Operations are values: a mutant is a copy whose rule is a wrapper that runs the right one and
+ * then spoils its result, or spoils the cotangent before. One mutant exists at a time, in a static
+ * that the wrappers read; the right rule sees the original operation. A mutant whose gradients have
+ * the same values as the original's in every case has no effect, and needs a named exemption: its
+ * kind and the reason. One that found nothing to spoil (no repeated operand, no matrix) is none. */
 #include "tests/harness.h"
 
 #include <math.h>
@@ -24,18 +24,14 @@ static struct mutant {
     ad_op op;
     kind kind;
     int operand;        // for DROPPED, SWAPPED (with the next one that fits), NO_BROADCAST_SUM
+    bool applied;       // something was there to spoil
 } mutant;
-
-static bool same_shape(ad_shape a, ad_shape b) {
-    bool same = a.rank == b.rank;
-    for (int i = 0; i < a.rank && same; i++) same = a.size[i] == b.size[i];
-    return same;
-}
 
 /* ---- what is spoilt */
 
 static ad_tensor mean_everywhere(ad_context *ctx, ad_tensor x) {
     if (!x.slot || ad_count(ctx, x) == 0) return x;
+    mutant.applied = true;
     return ad_broadcast(ctx, ad_mean(ctx, x, AD_ALL_AXES, false), ad_shape_of(ctx, x));
 }
 
@@ -43,6 +39,7 @@ static ad_tensor mean_everywhere(ad_context *ctx, ad_tensor x) {
 static ad_tensor transposed(ad_context *ctx, ad_tensor x) {
     ad_shape shape = ad_shape_of(ctx, x);
     if (shape.rank < 2) return x;
+    mutant.applied = true;
     return ad_reshape(ctx, ad_transpose(ctx, x), shape);
 }
 
@@ -55,6 +52,7 @@ static ad_tensor first_of_repeated(ad_context *ctx, ad_tensor dy, ad_tensor oper
         int64_t size = own < 0 ? 1 : x.size[own];
         if (size == y.size[axis] || y.size[axis] == 0) continue;
         if (size != 1) return dy;
+        mutant.applied = true;
         ad_tensor first = ad_slice(ctx, dy, axis, 0, 1, 1);
         dy = ad_pad(ctx, first, axis, 0, y.size[axis] - 1, 0);
     }
@@ -63,6 +61,8 @@ static ad_tensor first_of_repeated(ad_context *ctx, ad_tensor dy, ad_tensor oper
 
 static ad_tensor spoilt(ad_context *ctx, ad_tensor dx, int operand) {
     if (!dx.slot) return dx;
+    mutant.applied |= mutant.kind <= SCALED
+                   || (mutant.kind == DROPPED && operand == mutant.operand);
     switch (mutant.kind) {
     case NEGATED: return ad_neg(ctx, dx);
     case ZEROED: return (ad_tensor){0};
@@ -77,7 +77,8 @@ static void swap_two(ad_context *ctx, int n, const ad_tensor *input, ad_tensor *
     int i = mutant.operand;
     for (int j = i + 1; j < n; j++) {
         if (!dx[i].slot || !dx[j].slot) continue;
-        if (!same_shape(ad_shape_of(ctx, input[i]), ad_shape_of(ctx, input[j]))) continue;
+        if (!harness_same_shape(ad_shape_of(ctx, input[i]), ad_shape_of(ctx, input[j]))) continue;
+        mutant.applied = true;
         ad_tensor old = dx[i];
         dx[i] = dx[j], dx[j] = old;
         return;
@@ -118,7 +119,9 @@ static void wrong_jvp(ad_jvp *call) {
     right.op = mutant.original, right.dx = dx;
     for (int k = 0; k < call->inputs; k++) {
         dx[k] = mutant.kind == MEAN ? mean_everywhere(ctx, call->dx[k]) : call->dx[k];
-        if (mutant.kind == DROPPED && k == mutant.operand) dx[k] = (ad_tensor){0};
+        if (mutant.kind != DROPPED || k != mutant.operand || !dx[k].slot) continue;
+        dx[k] = (ad_tensor){0};
+        mutant.applied = true;
     }
     if (mutant.kind == SWAPPED) swap_two(ctx, call->inputs, call->input, dx);
     mutant.original->jvp(&right);
@@ -129,6 +132,7 @@ static void wrong_jvp(ad_jvp *call) {
 /* ---- does it change anything, and is it caught */
 
 typedef enum rule { VJP, VJP_FUSED, JVP } rule;
+static const char *const rule_names[] = {"vjp", "vjp_fused", "jvp"};
 
 static double *numbers_of(harness *h, const harness_case *c, rule which, int64_t *n) {
     ad_tensor in[AD_INPUTS_MAX], t[AD_INPUTS_MAX] = {{0}}, out[AD_OUTPUTS_MAX];
@@ -203,11 +207,17 @@ static void run_mutant(harness *h, const ad_shape *shapes, int shape_count, rule
             harness_close(&c);
             if (planted && !caught && variant > 3) break;
         }
-    count->planted += planted, count->caught += caught, count->without_effect += !planted;
+    count->planted += planted, count->caught += caught;
+    if (!planted && mutant.applied) {
+        harness_case c = {.op = mutant.original};
+        count->without_effect++;
+        if (!harness_exempt(mutant.original, kind_names[mutant.kind]))
+            harness_fault(h, &c, "a wrong %s has no effect: %s (operand %d)", rule_names[which],
+                          kind_names[mutant.kind], mutant.operand);
+    }
     if (planted && !caught) {
         harness_case c = {.op = mutant.original};
-        harness_fault(h, &c, "a wrong %s was not caught: %s (operand %d)",
-                      which == JVP ? "jvp" : which == VJP ? "vjp" : "vjp_fused",
+        harness_fault(h, &c, "a wrong %s was not caught: %s (operand %d)", rule_names[which],
                       kind_names[mutant.kind], mutant.operand);
     }
 }
@@ -218,7 +228,8 @@ static bool fits(const harness_case *c, kind k, int operand) {
     if (!harness_differentiable(c, operand)) return false;
     if (k == NO_BROADCAST_SUM) return true;
     for (int j = 0; j < c->sample.inputs; j++)
-        if (harness_differentiable(c, j) && (k == DROPPED ? j != operand : j > operand)) return true;
+        if (harness_differentiable(c, j) && (k == DROPPED ? j != operand : j > operand))
+            return true;
     return false;
 }
 
@@ -226,7 +237,8 @@ void harness_mutate(harness *h, const ad_op *op, const ad_shape *shapes, int sha
                     harness_count *count) {
     harness_case c;
     bool found = false;
-    for (int s = 0; s < shape_count && !found; s++) found = harness_open(&c, op, AD_F64, shapes[s], 0);
+    for (int s = 0; s < shape_count && !found; s++)
+        found = harness_open(&c, op, AD_F64, shapes[s], 0);
     if (!found) return;
     for (rule which = VJP; which <= JVP; which++) {
         if (which == VJP && (!op->vjp || op->compose)) continue;
@@ -235,7 +247,7 @@ void harness_mutate(harness *h, const ad_op *op, const ad_shape *shapes, int sha
         for (kind k = NEGATED; k < KINDS; k++)
             for (int operand = 0; operand < c.sample.inputs; operand++) {
                 if (!fits(&c, k, operand) || (which == JVP && k == NO_BROADCAST_SUM)) continue;
-                mutant.original = op, mutant.op = *op, mutant.kind = k, mutant.operand = operand;
+                mutant = (struct mutant){.original = op, .op = *op, .kind = k, .operand = operand};
                 if (which == VJP) mutant.op.vjp = wrong_vjp;
                 if (which == VJP_FUSED) mutant.op.vjp_fused = wrong_vjp_fused;
                 if (which == JVP) mutant.op.jvp = wrong_jvp;

@@ -13,8 +13,8 @@ static void inputs(ad_context *ctx, const harness_case *c, ad_tensor *in) {
     }
 }
 
-// What the call left: its outputs, then the operands it wrote. Integers beside a composition are what
-// a fused rule keeps for itself.
+// What the call left: its outputs, then the operands it wrote. Integers beside a composition are
+// what a fused rule keeps for itself.
 static int results(const harness_case *c, const ad_tensor *in, const ad_tensor *out,
                    ad_tensor *result) {
     int n = 0;
@@ -158,7 +158,8 @@ static bool laid_out(ad_context *ctx, ad_tensor x, int kind, ad_tensor *view) {
         int last = rank - 1;
         int64_t size = shape.size[last];
         ad_tensor front = ad_contiguous(ctx, ad_slice(ctx, x, last, 0, 1, 1));
-        *view = ad_slice(ctx, ad_concat(ctx, 2, (ad_tensor[]){front, x}, last), last, 1, size + 1, 1);
+        ad_tensor longer = ad_concat(ctx, 2, (ad_tensor[]){front, x}, last);
+        *view = ad_slice(ctx, longer, last, 1, size + 1, 1);
     } else {
         int64_t size = ad_shape_of(ctx, x).size[0];
         ad_tensor turned = ad_contiguous(ctx, ad_slice(ctx, x, 0, size - 1, -1, -1));
@@ -167,7 +168,8 @@ static bool laid_out(ad_context *ctx, ad_tensor x, int kind, ad_tensor *view) {
     return true;
 }
 
-static bool same_bits(harness *h, const harness_case *c, ad_tensor a, ad_tensor b, const char *how) {
+static bool same_bits(harness *h, const harness_case *c, ad_tensor a, ad_tensor b,
+                      const char *how) {
     size_t bytes = (size_t)ad_count(h->ctx, a) * ad_type_bytes(ad_type_of(h->ctx, a));
     if (!harness_sound(h, c)) return false;
     char *x = malloc(bytes + 1), *y = malloc(bytes + 1);
@@ -225,7 +227,8 @@ static void bits_of(harness *h, const harness_case *c, int threads, char **bytes
             if (dx[i].slot) all[n++] = dx[i];
     *size = 0, *bytes = NULL;
     for (int j = 0; j < n && harness_sound(&one, c); j++) {
-        size_t more = (size_t)ad_count(one.ctx, all[j]) * ad_type_bytes(ad_type_of(one.ctx, all[j]));
+        size_t element = ad_type_bytes(ad_type_of(one.ctx, all[j]));
+        size_t more = (size_t)ad_count(one.ctx, all[j]) * element;
         *bytes = realloc(*bytes, *size + more + 1);
         ad_read(one.ctx, all[j], *bytes + *size, more);
         *size += more;

@@ -243,7 +243,8 @@ Test(core, kept_tensors_move_to_the_parent_without_history) {
 Test(core, free_keeps_what_the_tape_needs) {
     ad_context *ctx = open_context();
     ad_tensor w = ad_parameter(ctx, "w", counted(ctx, 256)), dw[1];
-    ad_tensor a = ad_exp(ctx, w), b = ad_affine(ctx, a, 2, 1), y = ad_sum(ctx, b, AD_ALL_AXES, false);
+    ad_tensor a = ad_exp(ctx, w), b = ad_affine(ctx, a, 2, 1);
+    ad_tensor y = ad_sum(ctx, b, AD_ALL_AXES, false);
     size_t live = ad_memory_read(ctx).live_bytes;
     ad_free(ctx, b);
     cr_assert_lt(ad_memory_read(ctx).live_bytes, live, "no rule reads it: its bytes go");

@@ -95,7 +95,7 @@ Test(tape, memory_comes_back_while_the_backward_pass_runs) {
     ad_memory_peak_reset(ctx);
     size_t live = ad_memory_read(ctx).live_bytes;
     cr_assert(ad_grad_add(ctx, y, 1, &w, 0));
-    cr_assert_leq(ad_memory_read(ctx).peak_bytes, live + 8 * 4096, "a few tensors more at the peak");
+    cr_assert_leq(ad_memory_read(ctx).peak_bytes, live + 8 * 4096, "a few more at the peak");
     cr_assert_leq(ad_memory_read(ctx).live_bytes, live - 95 * 4096);
     ad_close(ctx);
 }
@@ -105,7 +105,8 @@ Test(tape, micro_batches_add_up) {
     float x[N], whole[4], parts[2][4];
     for (int i = 0; i < N; i++) x[i] = sinf((float)i);
     ad_context *ctx = open_context();
-    ad_tensor w = ad_parameter(ctx, "w", ad_from(ctx, AD_F32, AD_SHAPE(4), (float[]){1, -2, .5, 3}));
+    float start[4] = {1, -2, .5, 3};
+    ad_tensor w = ad_parameter(ctx, "w", ad_from(ctx, AD_F32, AD_SHAPE(4), start));
     for (int run = 0; run < 3; run++) {
         int pieces = run ? K : 1, rows = N / 4 / pieces;
         for (int k = 0; k < pieces; k++) {

@@ -234,7 +234,7 @@ Test(known, forward_against_reverse) {
         ad_scope_end(ctx);
     }
     double cost_forward = ad_memory_read(ctx).flops - start;
-    fprintf(stderr, "n = %d: one gradient costs %.2f primals, %d tangents cost %.0f: %.0f times\n", N,
+    fprintf(stderr, "n = %d: a gradient costs %.2f primals, %d tangents %.0f: %.0f times\n", N,
             cost_reverse / primal, N, cost_forward / primal, cost_forward / cost_reverse);
     cr_assert_lt(worst, 1e-12 * scale);
     cr_assert_leq(cost_reverse, 4 * primal);

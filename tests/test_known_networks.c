@@ -1,7 +1,7 @@
-/* Known answers of small networks: the two-layer worked example, logistic regression, least squares,
- * the delta recursion by hand, batches, dynamic depth, trees, and what a gradient costs.
+/* Known answers of small networks: the two-layer worked example, logistic regression, least
+ * squares, the delta recursion by hand, batches, dynamic depth, trees, and what a gradient costs.
  *
- * A batch's weight gradient is D'A with D (batch, out) and A (batch, in): it has the weight's shape.
+ * A batch's weight gradient is D'A with D (batch, out) and A (batch, in): the weight's shape.
  * Gradients are checked against hand calculations and against central differences, in f64. */
 #include "autodiff/autodiff.h"
 
@@ -89,7 +89,8 @@ Test(networks, two_layer_hessian_and_gradient_of_gradients) {
                         .92,  .46,  1.21, 1.1, 1.6, .8, 1.1, 1};
     const double row_sums[] = {6.36, 3.18, 3.69, 4.5};
     all_near(ad_hessian(ctx, worked, in, p), h, 1e-14, "Hessian");
-    all_near(ad_hvp(ctx, worked, in, p, ad_full(ctx, AD_F64, AD_SHAPE(4), 1)), row_sums, 1e-14, "H 1");
+    ad_tensor one = ad_full(ctx, AD_F64, AD_SHAPE(4), 1);
+    all_near(ad_hvp(ctx, worked, in, p, one), row_sums, 1e-14, "H 1");
     // The gradient of the sum of the gradients is H 1, not the Hessian.
     ad_grad(ctx, worked(ctx, leaf, in), (ad_tensor){0}, 1, &leaf, &d, AD_GRAD_RECORD);
     ad_grad(ctx, total(d), (ad_tensor){0}, 1, &leaf, &dd, 0);
@@ -180,7 +181,8 @@ Test(networks, delta_recursion_by_hand) {
     ad_grad(ctx, ad_affine(ctx, total(ad_square(ctx, error)), .5, 0), (ad_tensor){0}, 11, in, d, 0);
     ad_no_grad_begin(ctx);
     a[0] = x;
-    for (int l = 0; l < LAYERS; l++) a[l + 1] = ad_tanh(ctx, ad_linear(ctx, a[l], w[l], w[LAYERS + l]));
+    for (int l = 0; l < LAYERS; l++)
+        a[l + 1] = ad_tanh(ctx, ad_linear(ctx, a[l], w[l], w[LAYERS + l]));
     ad_tensor delta = ad_sub(ctx, a[LAYERS], y);
     for (int l = LAYERS - 1; l >= 0; l--) {
         delta = ad_mul(ctx, delta, ad_affine(ctx, ad_square(ctx, a[l + 1]), -1, 1));

@@ -75,7 +75,7 @@ static const stage stages[] = {
 
 static void run_stage(harness *h, const ad_op *op, const stage *s) {
     h->category = s->category;
-    int shapes = h->reduced && s->count > 4 ? 4 : s->count;
+    int shapes = h->reduced && s->count > 5 ? 5 : s->count; // ranks 0 to 3
     for (int i = 0; i < shapes; i++)
         for (int variant = 0; variant < s->variants; variant++) {
             harness_case c;
@@ -104,10 +104,10 @@ static bool by_nature(const ad_op *op, harness_category category) {
                 for (int i = 0; i < c.sample.inputs; i++) {
                     operands |= c.sample.input[i].shape.rank > 0 && !(op->writes >> i & 1);
                     differentiable |= harness_differentiable(&c, i);
-                    for (int j = 0; j < i && harness_differentiable(&c, i); j++)
-                        pair |= harness_differentiable(&c, j)
-                             && !memcmp(&c.sample.input[i].shape, &c.sample.input[j].shape,
-                                        sizeof(int64_t) * (size_t)(c.sample.input[i].shape.rank + 1));
+                    for (int j = 0; j < i && harness_differentiable(&c, i); j++) {
+                        ad_shape a = c.sample.input[i].shape, b = c.sample.input[j].shape;
+                        pair |= harness_differentiable(&c, j) && harness_same_shape(a, b);
+                    }
                 }
             }
             harness_close(&c);
@@ -133,6 +133,12 @@ static const char *const exemptions[][2] = {
     {"floor", "mutation: its slope is zero everywhere"},
     {"ceil", "mutation: its slope is zero everywhere"},
     {"round", "mutation: its slope is zero everywhere"},
+    {"add", "two swapped: both gradients are the cotangent"},
+    {"gate", "one operand's part dropped: what opens the gate has slope zero"},
+    {"concat", "broadcast sum dropped: it repeats nothing"},
+    {"scatter_add", "broadcast sum dropped: it repeats nothing"},
+    {"beside_ray", "broadcast sum dropped: it repeats rows by offsets, not by size 1"},
+    {"composite", "broadcast sum dropped: it repeats nothing"},
     {"step_advance", "empty: it writes one number; large: it writes one number"},
     {"fetch_pixels", "empty: images have pixels"},
     {"sample_pixels", "empty: images have pixels"},
@@ -147,7 +153,7 @@ static bool says(const char *text, const char *what) {
     return at && at[strlen(what)] == ':';
 }
 
-static bool named(const ad_op *op, const char *what) {
+bool harness_exempt(const ad_op *op, const char *what) {
     bool has = says(op->exempt, what);
     for (int i = 0; i < COUNT(exemptions) && !has; i++)
         has = !strcmp(exemptions[i][0], op->name) && says(exemptions[i][1], what);
@@ -169,7 +175,7 @@ Test(ops, every_operation_passes_the_harness, .timeout = 600) {
                      .reduced = size && !strcmp(size, "reduced")};
         bool skip[HARNESS_CATEGORIES];
         for (int k = 0; k < HARNESS_CATEGORIES; k++)
-            skip[k] = by_nature(op, k) || named(op, harness_names[k]);
+            skip[k] = by_nature(op, k) || harness_exempt(op, harness_names[k]);
         for (int s = 0; s < COUNT(stages); s++)
             if (!skip[stages[s].category] && !(h.reduced && stages[s].category == HARNESS_LARGE))
                 run_stage(&h, op, &stages[s]);
@@ -194,8 +200,8 @@ Test(ops, every_operation_passes_the_harness, .timeout = 600) {
         ad_close(h.ctx);
     }
     fprintf(stderr, "%d operations, %ld comparisons, %ld faults, %d holes, %ld kinks passed over\n"
-            "wrong rules: %ld planted, %ld caught (%ld more had no effect)\n", OPERATIONS, checks,
-            faults, holes, kinks, all.planted, all.caught, all.without_effect);
+            "wrong rules: %ld planted, %ld caught (%ld more have no effect, for a named reason)\n",
+            OPERATIONS, checks, faults, holes, kinks, all.planted, all.caught, all.without_effect);
     cr_assert_eq(faults, 0, "%ld faults", faults);
     cr_assert_eq(holes, 0, "%d categories did not run and have no reason", holes);
     cr_assert_eq(all.planted, all.caught);

@@ -1,5 +1,5 @@
-/* Optimisers against the textbook's formulas written out in doubles, and what surrounds them: sparse
- * steps, norm clipping, loss scaling, averages, schedules.
+/* Optimisers against the textbook's formulas written out in doubles, and what surrounds them:
+ * sparse steps, norm clipping, loss scaling, averages, schedules.
  *
  * The learning rate is an f32 state, so references use its rounded value. */
 #include "autodiff/autodiff.h"
@@ -35,7 +35,7 @@ static void expect(ad_tensor x, const double *expected, int64_t n, double tolera
     cr_assert(n <= 256 && ad_read(ctx, ad_cast(ctx, x, AD_F64), value, (size_t)n * 8), "%s",
               ad_error_text(ctx));
     for (int64_t i = 0; i < n; i++)
-        cr_assert(fabs(value[i] - expected[i]) <= tolerance, "step %d, element %lld: %.12g, not %.12g",
+        cr_assert(fabs(value[i] - expected[i]) <= tolerance, "step %d, %lld: %.12g, not %.12g",
                   step, (long long)i, value[i], expected[i]);
 }
 
@@ -78,8 +78,9 @@ Test(optimizer, trajectories_are_the_textbooks) {
             for (int i = 0; i < N; i++) p[i] = (float)cos(i);
             ad_tensor x = parameter_of(narrow ? AD_F32 : AD_F64, p, N);
             ad_optimizer *o = t->adam
-                ? ad_adam(ctx, &x, 1, &(ad_adam_options){.learning_rate = t->rate, .beta1 = t->beta1,
-                          .beta2 = t->beta2, .epsilon = t->epsilon, .weight_decay = t->decay,
+                ? ad_adam(ctx, &x, 1, &(ad_adam_options){.learning_rate = t->rate,
+                          .beta1 = t->beta1, .beta2 = t->beta2, .epsilon = t->epsilon,
+                          .weight_decay = t->decay,
                           .decoupled = t->decoupled})
                 : ad_sgd(ctx, &x, 1, &(ad_sgd_options){t->rate, t->momentum, t->decay});
             for (int step = 1; step <= STEPS; step++) {
@@ -117,7 +118,8 @@ Test(optimizer, a_step_in_operations_is_exact) {
     // The worked example's step with the rate .1 in f64.
     const double p[] = {.5, .1, .8, .2}, g[] = {-.672, -.336, -.462, -.42};
     ad_tensor x = ad_from(ctx, AD_F64, AD_SHAPE(4), p), d = ad_from(ctx, AD_F64, AD_SHAPE(4), g);
-    expect(ad_sub(ctx, x, ad_affine(ctx, d, .1, 0)), (double[]){.5672, .1336, .8462, .242}, 4, 1e-15, 1);
+    const double after[] = {.5672, .1336, .8462, .242};
+    expect(ad_sub(ctx, x, ad_affine(ctx, d, .1, 0)), after, 4, 1e-15, 1);
 }
 
 /* ---- sparse */
@@ -140,7 +142,8 @@ Test(optimizer, sparse_adam_is_adam_where_all_is_touched) {
         }
     }
     ad_read(ctx, x[0], a, sizeof a), ad_read(ctx, x[1], b, sizeof b);
-    for (int i = 0; i < MANY; i++) cr_assert_float_eq(a[i], b[i], 1e-6, "%d: %g, %g", i, a[i], b[i]);
+    for (int i = 0; i < MANY; i++)
+        cr_assert_float_eq(a[i], b[i], 1e-6, "%d: %g, %g", i, a[i], b[i]);
 }
 
 Test(optimizer, untouched_entries_stay_and_count_their_own_steps) {
@@ -240,7 +243,8 @@ Test(optimizer, small_gradients_in_f16_need_the_scale) {
     for (int scaled = 0; scaled < 2; scaled++) {
         ad_tensor w = ad_parameter(ctx, "w", ad_zeros(ctx, 4));
         ad_tensor scale = ad_loss_scale_open(ctx, 65536);
-        ad_optimizer *o = ad_adam(ctx, &w, 1, &(ad_adam_options){.learning_rate = .1, .epsilon = 1e-30});
+        ad_adam_options options = {.learning_rate = .1, .epsilon = 1e-30};
+        ad_optimizer *o = ad_adam(ctx, &w, 1, &options);
         ad_tensor loss = ad_sum(ctx, ad_affine(ctx, w, 1e-8, 0), AD_ALL_AXES, false);
         loss = ad_add(ctx, loss, ad_scalar(ctx, AD_F32, 0));
         if (scaled) loss = ad_mul(ctx, loss, ad_loss_scale(ctx, scale));
@@ -263,12 +267,13 @@ Test(optimizer, small_gradients_in_f16_need_the_scale) {
 
 Test(optimizer, averages_and_schedules) {
     ad_tensor average = ad_state(ctx, "average", ad_zeros(ctx, 2));
-    for (int k = 0; k < 3; k++) ad_ema_update(ctx, average, ad_full(ctx, AD_F32, AD_SHAPE(2), 8), .5);
+    for (int k = 0; k < 3; k++)
+        ad_ema_update(ctx, average, ad_full(ctx, AD_F32, AD_SHAPE(2), 8), .5);
     expect(average, (double[]){7, 7}, 2, 1e-6, 0);
     ad_schedule s = {.kind = AD_COSINE, .rate = 1, .rate_end = .2, .warmup = .1};
     const double progress[] = {0, .05, .1, .55, 1, 2, -1}, rates[] = {0, .5, 1, .6, .2, .2, 0};
     for (int k = 0; k < 7; k++)
-        cr_assert_float_eq(ad_schedule_rate(&s, progress[k]), rates[k], 1e-12, "at %g", progress[k]);
+        cr_assert_float_eq(ad_schedule_rate(&s, progress[k]), rates[k], 1e-12, "%g", progress[k]);
     s = (ad_schedule){.kind = AD_EXPONENTIAL, .rate = 1, .rate_end = .01};
     cr_assert_float_eq(ad_schedule_rate(&s, .5), .1, 1e-12);
     s = (ad_schedule){.kind = AD_STEPS, .rate = 1, .step_at = {.5, .75}, .step_factor = .1};
