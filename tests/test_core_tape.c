@@ -67,6 +67,11 @@ Test(tape, an_overwritten_operand_is_a_named_error) {
     ad_optimizer_step(sgd);
     cr_assert(!ad_grad(ctx, y, (ad_tensor){0}, 1, &w, dw, 0));
     expect_error(ctx, "overwritten");
+    // Nor the step that random numbers depend on.
+    y = total(ctx, ad_dropout(ctx, ad_square(ctx, w), .5));
+    ad_step_advance(ctx);
+    cr_assert(!ad_grad(ctx, y, (ad_tensor){0}, 1, &w, dw, 0));
+    expect_error(ctx, "overwritten");
     ad_close(ctx);
 }
 
