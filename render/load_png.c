@@ -117,7 +117,10 @@ bool render_png_decode(render_image *image, const char *name, const uint8_t *byt
                        const render_image_options *options, ad_message *error) {
     memset(image, 0, sizeof *image);
     png_reader reader = {0};
-    if (!check_chunks(name, bytes, size, error)) return false;
+    int header_width, header_height; // libpng would take chunks of no meaning before the header
+    if (!render_png_probe(&header_width, &header_height, name, bytes, size, error)
+        || !check_chunks(name, bytes, size, error))
+        return false;
     if (!reader_open(&reader, bytes, size)) {
         ad_fail(error, "%s: out of memory for the PNG reader", name);
         goto fail;
