@@ -226,7 +226,7 @@ ad_tensor ad_segment_cumsum(ad_context *ctx, ad_tensor x, ad_tensor offsets, boo
 ad_tensor ad_segment_repeat(ad_context *ctx, ad_tensor x, ad_tensor offsets,
                             int64_t rows);                       // (rows, ...): x of the segment
 
-/* ---- operations: products --------------------------------------------------------------------- */
+/* ---- operations: products -------------------------------------------------------------------- */
 
 typedef enum ad_activation { AD_LINEAR, AD_RELU } ad_activation;
 // (..., m, k) x (..., k, n) -> (..., m, n), leading axes broadcast; a flag reads it transposed.
@@ -243,9 +243,10 @@ typedef struct ad_mlp_options {
 ad_tensor ad_mlp(ad_context *ctx, ad_tensor x, int layers, const ad_tensor *weights,
                  const ad_tensor *biases, ad_tensor count, const ad_mlp_options *options);
 
-/* ---- operations: shape and selection ----------------------------------------------------------- */
+/* ---- operations: shape and selection --------------------------------------------------------- */
 
-ad_tensor ad_reshape(ad_context *ctx, ad_tensor x, ad_shape shape);  // views where they cost nothing
+// Views where they cost nothing.
+ad_tensor ad_reshape(ad_context *ctx, ad_tensor x, ad_shape shape);
 ad_tensor ad_permute(ad_context *ctx, ad_tensor x, const int *axes); // axes: rank of x
 ad_tensor ad_transpose(ad_context *ctx, ad_tensor x);                // the last two axes
 ad_tensor ad_broadcast(ad_context *ctx, ad_tensor x, ad_shape shape);
@@ -264,7 +265,7 @@ void ad_sort(ad_context *ctx, ad_tensor x, int axis, bool descending, ad_tensor 
 ad_tensor ad_one_hot(ad_context *ctx, ad_tensor index, int64_t classes, ad_type type);
 ad_tensor ad_contiguous(ad_context *ctx, ad_tensor x);
 
-/* ---- operations: random, counter-based: f(seed, ordinal in the step, step, index) --------------- */
+/* ---- operations: random, counter-based: f(seed, ordinal in the step, step, index) ------------ */
 
 ad_tensor ad_uniform(ad_context *ctx, ad_type type, ad_shape shape, double low, double high);
 ad_tensor ad_normal(ad_context *ctx, ad_type type, ad_shape shape, double mean, double deviation);
@@ -274,7 +275,7 @@ void ad_step_advance(ad_context *ctx);            // step + 1 on the device; ord
 uint32_t ad_random_ordinal(ad_context *ctx);      // for operations of your own: the next ordinal
 uint64_t ad_seed(const ad_context *ctx);
 
-/* ---- losses and initialisers --------------------------------------------------------------------- */
+/* ---- losses and initialisers ----------------------------------------------------------------- */
 
 ad_tensor ad_mse(ad_context *ctx, ad_tensor y, ad_tensor target);              // mean of squares
 ad_tensor ad_huber(ad_context *ctx, ad_tensor y, ad_tensor target, double delta);
@@ -285,7 +286,7 @@ ad_tensor ad_xavier_normal_shape(ad_context *ctx, ad_shape shape); // var 2 / (i
 #define ad_he_normal(ctx, ...) ad_he_normal_shape(ctx, AD_SHAPE(__VA_ARGS__))
 #define ad_xavier_normal(ctx, ...) ad_xavier_normal_shape(ctx, AD_SHAPE(__VA_ARGS__))
 
-/* ---- gradients ------------------------------------------------------------------------------------ */
+/* ---- gradients ------------------------------------------------------------------------------- */
 /* An operation is recorded if and only if an operand is a parameter, is watched, or derives from
  * one. There is no hidden .grad field. */
 
@@ -302,7 +303,7 @@ bool ad_grad(ad_context *ctx, ad_tensor y, ad_tensor dy, int n, const ad_tensor 
 // Adds dy/dparameter to each ad_gradient(parameter); y a scalar. Consumes the tape below y.
 bool ad_grad_add(ad_context *ctx, ad_tensor y, int n, const ad_tensor *parameters, unsigned flags);
 
-ad_tensor ad_dual(ad_context *ctx, ad_tensor x, ad_tensor tangent); // x with a tangent: forward mode
+ad_tensor ad_dual(ad_context *ctx, ad_tensor x, ad_tensor tangent); // x with a tangent
 ad_tensor ad_tangent(ad_context *ctx, ad_tensor y);                 // null where y has none
 
 typedef ad_tensor (*ad_function)(ad_context *ctx, ad_tensor x, void *user); // x any, returns any
@@ -315,9 +316,10 @@ ad_tensor ad_hvp(ad_context *ctx, ad_function f, void *user, ad_tensor x, ad_ten
 void ad_checkpoint_begin(ad_context *ctx);
 void ad_checkpoint_end(ad_context *ctx);
 
-/* ---- capture and replay ---------------------------------------------------------------------------- */
+/* ---- capture and replay ---------------------------------------------------------------------- */
 /* Between begin and end operations run as usual and are written down. Reading a value inside is an
- * error. After the end, tensors made inside that are still alive hold what the last run computed. */
+ * error, and so is writing one from the host. After the end, tensors made inside that are still
+ * alive hold what the last run computed. */
 
 void ad_capture_begin(ad_context *ctx);
 ad_program *ad_capture_end(ad_context *ctx);      // NULL after an error
@@ -326,7 +328,7 @@ void ad_program_free(ad_program *program);        // before its context is close
 size_t ad_program_launches(const ad_program *program);
 size_t ad_program_bytes(const ad_program *program); // planned memory, shared by lifetimes
 
-/* ---- optimisers --------------------------------------------------------------------------------------- */
+/* ---- optimisers ------------------------------------------------------------------------------ */
 /* A step reads ad_gradient(parameter), writes the parameter and leaves the gradient zero. The
  * learning rate is a state tensor, so that a captured step can change it. */
 
@@ -364,7 +366,7 @@ ad_tensor ad_loss_scale_open(ad_context *ctx, double initial);         // (2) f3
 ad_tensor ad_loss_scale(ad_context *ctx, ad_tensor scale);             // () the factor
 void ad_loss_scale_step(ad_optimizer *optimizer, ad_tensor scale);
 
-/* ---- your own operation ---------------------------------------------------------------------------------- */
+/* ---- your own operation ---------------------------------------------------------------------- */
 /* An operation is a constant of this type; the built-in ones are defined exactly so. See
  * examples/custom_operation.c and docs/operations.md. */
 
@@ -386,7 +388,7 @@ typedef struct ad_infer {
     ad_view *output;                      // to fill: type, rank, size
     int64_t view_offset;                  // AD_OP_VIEW: fill with output[0].stride, in elements
     size_t workspace;                     // to fill: bytes of scratch for the kernel
-    uint32_t saved_inputs, saved_outputs; // to narrow: what the rules read (bit masks; all at first)
+    uint32_t saved_inputs, saved_outputs; // to narrow: what the rules read (all at first)
 } ad_infer;
 
 typedef struct ad_launch {

@@ -37,8 +37,8 @@ void ad_checkpoint_end(ad_context *ctx) {
     }
     for (size_t i = ctx->checkpoint_node; i < ctx->node_count; i++)
         if (ctx->nodes[i]->op->flags & AD_OP_STATEFUL)
-            ad_raise_op(ctx, ctx->nodes[i]->op, "it writes a state, so it cannot run twice inside a "
-                        "checkpoint scope");
+            ad_raise_op(ctx, ctx->nodes[i]->op, "it writes a state, so it cannot run twice inside "
+                        "a checkpoint scope");
     ctx->checkpoint = 0;
     ctx->force_record--;
 }

@@ -212,7 +212,9 @@ double ad_schedule_rate(const ad_schedule *s, double progress) {
     double share = s->warmup < 1 && progress > s->warmup
                  ? (progress - s->warmup) / (1 - s->warmup) : 0;
     switch (s->kind) {
-    case AD_COSINE: rate = end + (rate - end) * 0.5 * (1 + cos(3.14159265358979323846 * share)); break;
+    case AD_COSINE:
+        rate = end + (rate - end) * 0.5 * (1 + cos(3.14159265358979323846 * share));
+        break;
     case AD_EXPONENTIAL: rate = end > 0 ? rate * pow(end / rate, share) : rate; break;
     case AD_STEPS:
         for (int i = 0; i < 4; i++)

@@ -1,6 +1,7 @@
-// The reference field (the original NeRF at full size) on a scene at a quarter of its size: how long
-// it trains until it reaches 20 dB on views that it never saw. Few rays a step, because the time is
-// short: many small steps learn more than few large ones. One JSON line at each look and at the end.
+// The reference field (the original NeRF at full size) on a scene at a quarter of its size: how
+// long it trains until it reaches 20 dB on views that it never saw. Few rays a step, because the
+// time is short: many small steps learn more than few large ones. One JSON line at each look and
+// at the end.
 //
 //     bench_field_mlp [folder, default scenes/still_life] [seconds, default 900] [rays, default 64]
 

@@ -132,7 +132,8 @@ static bool find_mask(render_listing_entry *entry, const char *base, const char 
     const char *dot = strrchr(entry->path, '.'), *slash = strrchr(entry->path, '/');
     size_t stem = dot && dot > slash ? (size_t)(dot - entry->path) : length;
     for (int with_ending = 0; with_ending < 2; with_ending++) {
-        char *path = render_format("%.*s.mask.png", (int)(with_ending ? length : stem), entry->path);
+        int kept = (int)(with_ending ? length : stem);
+        char *path = render_format("%.*s.mask.png", kept, entry->path);
         if (!path) return ad_fail(error, "%s: out of memory", base);
         if (render_file_exists(path)) return entry->mask_path = path, true;
         free(path);

@@ -11,7 +11,8 @@
 
 enum { TABLE, DENSITY_1, DENSITY_2, COLOUR_1, COLOUR_2, COLOUR_3 };   // parameters
 enum { OCCUPANCY_VALUE, OCCUPANCY_BITS };                             // states
-enum { GEOMETRY = 16, CANDIDATES = 3, HARMONICS_DEGREE = 4, HARMONICS = 16, RESOLUTION = 128, SWEEP = 1 << 16 };
+enum { GEOMETRY = 16, HARMONICS_DEGREE = 4, HARMONICS = 16, RESOLUTION = 128, SWEEP = 1 << 16 };
+enum { CANDIDATES = 3 }; // room for so many times the samples that are kept
 
 // Samples behind this carry no weight: rays end there.
 static const double stop_transmittance = 1e-4;
@@ -105,7 +106,8 @@ static void ask(render_model *model, int64_t start, int64_t uniform, int64_t occ
     render_occupancy_draw(ctx, states[OCCUPANCY_BITS], cascades, RESOLUTION, start, uniform,
                           occupied, &cells, &points);
     ad_tensor sigma = hash_density(model, points, (ad_tensor){0});
-    render_occupancy_update(ctx, states[OCCUPANCY_VALUE], states[OCCUPANCY_BITS], cells, sigma, cascades, RESOLUTION,
+    render_occupancy_update(ctx, states[OCCUPANCY_VALUE], states[OCCUPANCY_BITS], cells, sigma,
+                            cascades, RESOLUTION,
                             sqrt(3.0) / steps * ldexp(1, 1 - cascades), fade);
     ad_step_advance(ctx);
     ad_no_grad_end(ctx);

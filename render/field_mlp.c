@@ -5,10 +5,10 @@
  *   sigma = exp(density head(h)),  feature = linear(h)                      (1), (256)
  *   colour = sigmoid(linear(relu(linear(feature beside the direction's encoding, 4 levels))))
  *
- * Two such networks see each ray. The coarse one looks at a third of the samples, one in each equal
- * part of the ray's way through the box; the rest (64 and 128 of 192) are drawn where its weights
- * are, and the fine one looks at all of them. Both pictures have their loss. Unlike the paper's, the
- * density is an exponential, because a rectifier that starts at zero everywhere never learns.
+ * Two such networks see each ray. The coarse one looks at a third of the samples, one in each
+ * equal part of the ray's way through the box; the rest (64 and 128 of 192) are drawn where its
+ * weights are, and the fine one looks at all of them. Both pictures have their loss. Unlike the
+ * paper's, the density is an exponential, because a rectifier that starts at zero never learns.
  *
  * Rays are traced in pieces of few enough samples that the layers' outputs stay small: while
  * training in checkpoint scopes, where more than one is needed, and views a piece at a time. */

@@ -111,14 +111,14 @@ bool render_snapshot_write(render_model *model, render_trainer *t, const char *p
     }
     snapshot_texts texts = {0};
     bool good = !ad_failed(ctx) || ad_fail(error, "%s", ad_error_text(ctx));
-    good = good && snapshot_texts_make(&texts, model, error);
+    good = good && render_snapshot_texts_make(&texts, model, error);
     if (good) memcpy(metadata, texts.pairs, sizeof texts.pairs);
     for (int i = 0; i < extra_count; i++)
         metadata[SNAPSHOT_OWN_KEYS + i] = (ad_safetensors_pair){extra[i].name, extra[i].text};
     good = good && ad_safetensors_write(path, w->sources, w->count, metadata,
                                         SNAPSHOT_OWN_KEYS + (size_t)extra_count, error);
     for (size_t i = 0; i < w->count; i++) free(w->tensors[i].copy);
-    snapshot_texts_free(&texts);
+    render_snapshot_texts_free(&texts);
     free(w);
     return good;
 }
@@ -150,7 +150,7 @@ static bool copy_extra(const ad_safetensors *file, render_text **extra, int *cou
     bool good = *extra != NULL;
     for (size_t i = 0; i < file->metadata_count && good; i++) {
         const ad_safetensors_pair *pair = &file->metadata[i];
-        if (snapshot_key_is_own(pair->key)) continue;
+        if (render_snapshot_key_is_own(pair->key)) continue;
         render_text *text = &(*extra)[(*count)++];
         text->name = strdup(pair->key), text->text = strdup(pair->value);
         good = text->name && text->text;
@@ -191,7 +191,7 @@ render_model *render_snapshot_open(ad_context *ctx, const char *path, render_tex
     render_model *model = NULL;
     if (extra) *extra = NULL, *extra_count = 0;
     bool good = ad_safetensors_open(&file, path, error)
-             && snapshot_texts_read(&file, &settings, &scene, &cascades, NULL, error)
+             && render_snapshot_texts_read(&file, &settings, &scene, &cascades, NULL, error)
              && render_settings_fill(&settings, error) && sizes_agree(&file, &settings, error);
     model = good ? render_model_open(ctx, &settings, &scene, cascades, error) : NULL;
     good = model != NULL;
@@ -217,7 +217,7 @@ bool render_trainer_resume(render_trainer *t, const char *path, ad_message *erro
     render_scene scene;
     int cascades;
     bool good = ad_safetensors_open(&file, path, error)
-             && snapshot_texts_read(&file, &settings, &scene, &cascades, &seed, error);
+             && render_snapshot_texts_read(&file, &settings, &scene, &cascades, &seed, error);
     if (good && seed != ad_seed(ctx))
         good = ad_fail(error, "%s: expected a context with the seed %llu, found %llu", path,
                        (unsigned long long)seed, (unsigned long long)ad_seed(ctx));

@@ -14,11 +14,12 @@ typedef struct snapshot_texts {
     ad_safetensors_pair pairs[SNAPSHOT_OWN_KEYS];
 } snapshot_texts;
 
-bool snapshot_texts_make(snapshot_texts *texts, const render_model *model, ad_message *error);
-void snapshot_texts_free(snapshot_texts *texts);
-bool snapshot_key_is_own(const char *key);
+bool render_snapshot_texts_make(snapshot_texts *texts, const render_model *model,
+                                ad_message *error);
+void render_snapshot_texts_free(snapshot_texts *texts);
+bool render_snapshot_key_is_own(const char *key);
 // Checked for type and range; names point to constants. seed may be NULL.
-bool snapshot_texts_read(const ad_safetensors *file, render_settings *settings,
+bool render_snapshot_texts_read(const ad_safetensors *file, render_settings *settings,
                          render_scene *scene, int *cascades, uint64_t *seed, ad_message *error);
 
 #endif

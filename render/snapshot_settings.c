@@ -77,7 +77,8 @@ static void put_member(ad_text *text, const member *m, const void *base) {
     }
 }
 
-bool snapshot_texts_make(snapshot_texts *texts, const render_model *model, ad_message *error) {
+bool render_snapshot_texts_make(snapshot_texts *texts, const render_model *model,
+                                ad_message *error) {
     const render_settings *s = &model->settings;
     const render_scene *scene = &model->scene;
     ad_text *text = &texts->settings;
@@ -111,12 +112,12 @@ bool snapshot_texts_make(snapshot_texts *texts, const render_model *model, ad_me
     return true;
 }
 
-void snapshot_texts_free(snapshot_texts *texts) {
+void render_snapshot_texts_free(snapshot_texts *texts) {
     ad_text_free(&texts->settings);
     ad_text_free(&texts->scene);
 }
 
-bool snapshot_key_is_own(const char *key) {
+bool render_snapshot_key_is_own(const char *key) {
     for (int i = 0; i < SNAPSHOT_OWN_KEYS; i++)
         if (strcmp(key, own_keys[i]) == 0) return true;
     return false;
@@ -184,7 +185,7 @@ static const char *constant(const char *object, const char *name, const char *co
     return NULL;
 }
 
-bool snapshot_texts_read(const ad_safetensors *file, render_settings *settings,
+bool render_snapshot_texts_read(const ad_safetensors *file, render_settings *settings,
                          render_scene *scene, int *cascades, uint64_t *seed, ad_message *error) {
     static const char *const fields[] = {"hash", "mlp", NULL};
     static const char *const presets[] = {"fast", "default", "quality", NULL};

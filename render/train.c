@@ -206,7 +206,9 @@ static bool upload(render_trainer *t, render_dataset *dataset, ad_message *error
     render_camera *cameras = malloc((size_t)images * sizeof *cameras);
     bool good = starts && rows && cameras;
     ad_scope_begin(ctx, "pictures");
-    if (good) t->pixels = ad_state(ctx, "pictures", ad_full(ctx, AD_U32, AD_SHAPE((int64_t)pixels), 0));
+    if (good)
+        t->pixels = ad_state(ctx, "pictures",
+                             ad_full(ctx, AD_U32, AD_SHAPE((int64_t)pixels), 0));
     ad_scope_end(ctx);
     uint64_t at = 0;
     int image = 0;
@@ -301,7 +303,8 @@ void render_trainer_close(render_trainer *t) {
     if (!t) return;
     ad_program_free(t->program);
     ad_optimizer_free(t->grid_adam), ad_optimizer_free(t->net_adam);
-    ad_tensor states[] = {t->pixels, t->starts, t->allowed, t->cameras, t->live, t->sums, t->counts};
+    ad_tensor states[] = {t->pixels, t->starts, t->allowed, t->cameras,
+                          t->live,   t->sums,   t->counts};
     for (size_t i = 0; i < sizeof states / sizeof *states; i++) ad_free(t->ctx, states[i]);
     free(t);
 }

@@ -1,5 +1,5 @@
-/* Marching and the occupancy grid, each alone: where samples lie, what is skipped, where a ray ends,
- * which cells are asked and what their answers change. */
+/* Marching and the occupancy grid, each alone: where samples lie, what is skipped, where a ray
+ * ends, which cells are asked and what their answers change. */
 #include "render/render.h"
 
 #include <criterion/criterion.h>
@@ -148,7 +148,8 @@ Test(occupancy, answers_change_the_grid) {
         cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
         for (uint32_t i = 0; i < CELLS; i++) {
             float density = i == 7 ? 50 : i == 700 ? 3 : 0;
-            cr_expect(fabsf(value[i] - density * 0.01f) < 1e-6f, "cell %u: %g", i, (double)value[i]);
+            cr_expect(fabsf(value[i] - density * 0.01f) < 1e-6f, "cell %u: %g", i,
+                      (double)value[i]);
             cr_expect((bits[i / 32] >> i % 32 & 1) == (density > 0), "the bit of cell %u", i);
         }
     }

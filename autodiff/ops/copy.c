@@ -90,8 +90,14 @@ static void convert(const ad_view *to, const ad_view *from, int threads, bool ad
     ad_loop_run(&loop, threads, convert_piece, &t);
 }
 
-static void copy_cpu(const ad_launch *l) { convert(&l->output[0], &l->input[0], l->threads, false); }
-static void assign_cpu(const ad_launch *l) { convert(&l->input[0], &l->input[1], l->threads, false); }
+static void copy_cpu(const ad_launch *l) {
+    convert(&l->output[0], &l->input[0], l->threads, false);
+}
+
+static void assign_cpu(const ad_launch *l) {
+    convert(&l->input[0], &l->input[1], l->threads, false);
+}
+
 static void accumulate_cpu(const ad_launch *l) {
     convert(&l->input[0], &l->input[1], l->threads, true);
 }
@@ -128,7 +134,8 @@ static bool is_real(ad_type type) { return type != AD_I32 && type != AD_U32; }
 
 static void cast_vjp(ad_vjp *call) {
     ad_type type = ad_type_of(call->ctx, call->input[0]);
-    if (is_real(*(const ad_type *)call->attributes)) call->dx[0] = ad_cast(call->ctx, call->dy[0], type);
+    if (is_real(*(const ad_type *)call->attributes))
+        call->dx[0] = ad_cast(call->ctx, call->dy[0], type);
 }
 
 static void cast_jvp(ad_jvp *call) {

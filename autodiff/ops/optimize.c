@@ -149,7 +149,8 @@ static void adam_cpu(const ad_launch *launch) {
     }
     float *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
     float correction[PIECE], root[PIECE];
-    for (int i = 0; i < PIECE; i++) correction[i] = (float)(sqrt(b2) / b1), root[i] = (float)sqrt(b2);
+    for (int i = 0; i < PIECE; i++)
+        correction[i] = (float)(sqrt(b2) / b1), root[i] = (float)sqrt(b2);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 65536)
     for (int64_t piece = 0; piece < (n + PIECE - 1) / PIECE; piece++) {
         int64_t at = piece * PIECE;

@@ -65,7 +65,7 @@ static void grid_infer(ad_infer *call) {
                       grid->features, b);
     call->output[0] = (ad_view){.type = x->type, .rank = 2,
                                 .size = {x->size[0], (int64_t)grid->levels * grid->features}};
-    if (x->rank > 0) call->workspace = hash_grid_workspace(grid, x->size[0]);
+    if (x->rank > 0) call->workspace = render_grid_workspace(grid, x->size[0]);
 }
 
 static int64_t live_rows(const ad_launch *launch, int operand, int64_t rows) {
@@ -82,8 +82,8 @@ static void grid_cpu(const ad_launch *launch) {
     const hash_grid_attributes *grid = launch->attributes;
     int64_t rows = launch->input[0].size[0], live = live_rows(launch, 2, rows);
     float *y = launch->output[0].data;
-    hash_grid_forward(grid, launch->threads, live, launch->input[0].data, launch->input[1].data, y,
-                      launch->workspace);
+    render_grid_forward(grid, launch->threads, live, launch->input[0].data,
+                        launch->input[1].data, y, launch->workspace);
     clear_rows(y, live, rows, (int64_t)grid->levels * grid->features);
 }
 
@@ -91,12 +91,12 @@ static void grid_cpu(const ad_launch *launch) {
 
 // table' (a state), x, dy, count: adds to the state.
 static void scatter_state_infer(ad_infer *call) {
-    call->workspace = hash_grid_workspace(call->attributes, call->input[1].size[0]);
+    call->workspace = render_grid_workspace(call->attributes, call->input[1].size[0]);
 }
 
 static void scatter_state_cpu(const ad_launch *launch) {
     int64_t live = live_rows(launch, 3, launch->input[1].size[0]);
-    hash_grid_scatter(launch->attributes, launch->threads, live, launch->input[1].data,
+    render_grid_scatter(launch->attributes, launch->threads, live, launch->input[1].data,
                       launch->input[2].data, launch->input[0].data, launch->workspace);
 }
 
@@ -105,14 +105,14 @@ static void scatter_infer(ad_infer *call) {
     const hash_grid_attributes *grid = call->attributes;
     call->output[0] = (ad_view){.type = AD_F32, .rank = 2,
                                 .size = {grid->entries, grid->features}};
-    call->workspace = hash_grid_workspace(grid, call->input[0].size[0]);
+    call->workspace = render_grid_workspace(grid, call->input[0].size[0]);
 }
 
 static void scatter_cpu(const ad_launch *launch) {
     const hash_grid_attributes *grid = launch->attributes;
     int64_t live = live_rows(launch, 2, launch->input[0].size[0]);
     memset(launch->output[0].data, 0, (size_t)grid->entries * (size_t)grid->features * 4);
-    hash_grid_scatter(grid, launch->threads, live, launch->input[0].data, launch->input[1].data,
+    render_grid_scatter(grid, launch->threads, live, launch->input[0].data, launch->input[1].data,
                       launch->output[0].data, launch->workspace);
 }
 
@@ -122,7 +122,7 @@ static void points_infer(ad_infer *call) { call->output[0] = call->input[0]; }
 static void points_cpu(const ad_launch *launch) {
     int64_t rows = launch->input[0].size[0], live = live_rows(launch, 3, rows);
     float *dx = launch->output[0].data;
-    hash_grid_points(launch->attributes, launch->threads, live, launch->input[0].data,
+    render_grid_points(launch->attributes, launch->threads, live, launch->input[0].data,
                      launch->input[1].data, launch->input[2].data, dx);
     clear_rows(dx, live, rows, 3);
 }

@@ -22,13 +22,13 @@ typedef struct hash_grid_attributes {
 } hash_grid_attributes;
 
 // Kernels on rows [0, rows): y (n, levels * features); dtable is added to, dx is overwritten.
-// workspace: hash_grid_workspace bytes.
-size_t hash_grid_workspace(const hash_grid_attributes *grid, int64_t rows);
-void hash_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
+// workspace: render_grid_workspace bytes.
+size_t render_grid_workspace(const hash_grid_attributes *grid, int64_t rows);
+void render_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
                        const float *x, const float *table, float *y, float *workspace);
-void hash_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
+void render_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
                        const float *x, const float *dy, float *dtable, float *workspace);
-void hash_grid_points(const hash_grid_attributes *grid, int threads, int64_t rows,
+void render_grid_points(const hash_grid_attributes *grid, int threads, int64_t rows,
                       const float *x, const float *table, const float *dy, float *dx);
 
 #endif

@@ -145,13 +145,13 @@ static void swap_levels(const hash_grid_attributes *grid, int64_t first, int64_t
     }
 }
 
-size_t hash_grid_workspace(const hash_grid_attributes *grid, int64_t rows) {
+size_t render_grid_workspace(const hash_grid_attributes *grid, int64_t rows) {
     // The points axis by axis, then the features level by level.
     return ((size_t)split_stride(rows) * 3 + (size_t)rows * (size_t)(grid->levels * grid->features))
          * sizeof(float);
 }
 
-void hash_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
+void render_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
                        const float *x, const float *table, float *y, float *workspace) {
     // One level at a time, finest first: its table stays in the nearest caches meanwhile. Many
     // threads share a level in parts.
@@ -220,7 +220,7 @@ static void scatter_level(const hash_grid_attributes *grid, int l, uint32_t from
     }
 }
 
-void hash_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
+void render_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
                        const float *x, const float *dy, float *dtable, float *workspace) {
     // Up to four threads share whole levels; more of them share slices of levels.
     int slices = threads <= 4 ? 1 : (2 * threads + grid->levels - 1) / grid->levels;
@@ -254,7 +254,7 @@ void hash_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t ro
 }
 
 // d feature / d x = sum over corners of entry times the weight's slope, times the level's scale.
-void hash_grid_points(const hash_grid_attributes *grid, int threads, int64_t rows,
+void render_grid_points(const hash_grid_attributes *grid, int threads, int64_t rows,
                       const float *x, const float *table, const float *dy, float *dx) {
     int features = grid->features, row = grid->levels * features;
     int64_t blocks = (rows + LANES - 1) / LANES;
@@ -290,7 +290,8 @@ void hash_grid_points(const hash_grid_attributes *grid, int threads, int64_t row
                 }
                 const float *point = x + 3 * (at + i);
                 for (int axis = 0; axis < 3; axis++) // clamped outside: no slope there
-                    if (point[axis] >= 0 && point[axis] <= 1) dx[3 * (at + i) + axis] += slope[axis];
+                    if (point[axis] >= 0 && point[axis] <= 1)
+                        dx[3 * (at + i) + axis] += slope[axis];
             }
         }
     }

@@ -124,6 +124,7 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
                           uint32_t *row) {
     int n = a->resolution;
     int64_t block_base = (occupancy_cells(a->cascades, n) + 31) / 32 * 32;
+    float half = ldexpf(0.5f, 1 - a->cascades); // of the inner cube
     uint32_t found = 0;
     for (int k = 0; k < STEPS_MAX;) {
         float t = t_of(a, r->start + (float)k);
@@ -131,10 +132,10 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
         float delta = delta_of(a, t), p[3], cell[3];
         for (int axis = 0; axis < 3; axis++) p[axis] = r->origin[axis] + t * r->direction[axis];
         int cascade = a->cascades == 1 ? 0 : cascade_of(a, p, delta);
-        float side = ldexpf(1, cascade + 1 - a->cascades), scale = (float)n / side;
+        float middle = half * (float)(1 << cascade), width = 2 * middle / (float)n;
         int index[3];
         for (int axis = 0; axis < 3; axis++) {
-            cell[axis] = (p[axis] - 0.5f + 0.5f * side) * scale;
+            cell[axis] = (p[axis] - 0.5f + middle) / width;
             int whole = (int)cell[axis];
             index[axis] = whole < 0 ? 0 : whole >= n ? n - 1 : whole;
         }
@@ -145,17 +146,18 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
             continue;
         }
         // Empty: to where the ray leaves the cell, or the whole block where that is empty too.
-        int m = n / OCCUPANCY_BLOCK, wide = 1;
+        int m = n / OCCUPANCY_BLOCK, inside = 0;
         int64_t block = (((int64_t)cascade * m + index[2] / OCCUPANCY_BLOCK) * m
                          + index[1] / OCCUPANCY_BLOCK) * m + index[0] / OCCUPANCY_BLOCK;
-        if (!occupancy_bit(bits, block_base + block)) wide = OCCUPANCY_BLOCK;
+        if (!occupancy_bit(bits, block_base + block)) inside = OCCUPANCY_BLOCK - 1;
         float leave = 1e9f;
         for (int axis = 0; axis < 3; axis++) {
-            int low = index[axis] / wide * wide;
-            float edge = (float)(r->inverse[axis] > 0 ? low + wide : low);
-            float away = (edge - cell[axis]) * r->inverse[axis] / scale;
+            int low = index[axis] & ~inside; // a block's side is a power of two
+            float edge = (float)(r->inverse[axis] > 0 ? low + inside + 1 : low);
+            float away = (edge - cell[axis]) * r->inverse[axis];
             if (away < leave) leave = away;
         }
+        leave *= width;
         float next = s_of(a, t + (leave > 0 ? leave : 0)) - r->start;
         int to = (int)next + 1;
         k = to > k ? to : k + 1;

@@ -120,7 +120,8 @@ bool render_stratified(ad_context *ctx, ad_tensor origins, ad_tensor directions,
         ad_raise(ctx, "stratified: 1 to %d samples a ray, not %d", PER_RAY_MAX, each);
         return false;
     }
-    for (int i = 0; i < 3; i++) a.low[i] = (float)domain->low[i], a.high[i] = (float)domain->high[i];
+    for (int i = 0; i < 3; i++)
+        a.low[i] = (float)domain->low[i], a.high[i] = (float)domain->high[i];
     a.near_distance = (float)near_distance, a.each = each, a.rays = rays, a.jitter = jitter;
     a.seed = ad_seed(ctx), a.ordinal = jitter ? ad_random_ordinal(ctx) : 0;
     ad_tensor out[OUTPUTS], in[] = {origins, directions, ad_step_tensor(ctx)};
