@@ -339,7 +339,7 @@ typedef struct ad_adam_options {
     double learning_rate, beta1, beta2, epsilon;  // 0: 1e-3, 0.9, 0.999, 1e-8
     double weight_decay;                          // L2 on the gradient; with decoupled: AdamW
     bool decoupled;
-    bool sparse;         // entries whose gradient is exactly zero are left alone, own step counters
+    bool sparse;         // rows whose gradient is exactly zero are left alone; own step counters
 } ad_adam_options;
 ad_optimizer *ad_sgd(ad_context *ctx, const ad_tensor *parameters, int count,
                      const ad_sgd_options *options);

@@ -91,6 +91,8 @@ ad_optimizer *ad_adam(ad_context *ctx, const ad_tensor *parameters, int count,
         }
         o->entries[i].first = state_like(ctx, p, "adam_m", type, shape);
         o->entries[i].second = state_like(ctx, p, "adam_v", type, shape);
+        // The sparse form counts the steps of each row: a counter where a row's first number is.
+        if (given.sparse && shape.rank > 1) shape.size[shape.rank - 1] = 1;
         o->entries[i].steps = state_like(ctx, p, "adam_steps", AD_U32,
                                          given.sparse ? shape : AD_SCALAR);
     }

@@ -46,16 +46,22 @@ static bool hash_open(render_model *model, ad_message *error) {
     return !ad_failed(ctx) || ad_fail(error, "%s", ad_error_text(ctx));
 }
 
-static ad_tensor geometry(render_model *model, ad_tensor points, ad_tensor count) {
+static ad_tensor features_of(render_model *model, ad_tensor points, ad_tensor count) {
+    return render_hash_grid(model->ctx, points, model->parameters[TABLE], count,
+                            &model->settings.grid); // (n, levels features)
+}
+
+static ad_tensor density_of(render_model *model, ad_tensor features, ad_tensor count) {
     ad_context *ctx = model->ctx;
     const ad_tensor *p = model->parameters;
     ad_mlp_options options = {.bf16 = model->settings.bf16};
-    ad_tensor features = render_hash_grid(ctx, points, p[TABLE], count, &model->settings.grid);
-    return ad_mlp(ctx, features, 2, &p[DENSITY_1], NULL, count, &options); // (n, 16)
+    // Of the network's outputs the first alone is the density.
+    ad_tensor weights[] = {p[DENSITY_1], ad_slice(ctx, p[DENSITY_2], 0, 0, 1, 1)};
+    return render_density(ctx, ad_mlp(ctx, features, 2, weights, NULL, count, &options));
 }
 
 static ad_tensor hash_density(render_model *model, ad_tensor points, ad_tensor count) {
-    return render_density(model->ctx, geometry(model, points, count));
+    return density_of(model, features_of(model, points, count), count);
 }
 
 static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directions,
@@ -73,12 +79,15 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
                  &candidates);
     // Densities alone say how far light gets; only what it reaches is worth the rest.
     ad_no_grad_begin(ctx);
-    ad_tensor places = render_points(ctx, origins, directions, candidates.t, candidates.offsets);
-    render_cull(ctx, hash_density(model, places, candidates.count), &candidates,
-                stop_transmittance, capacity, &at);
+    ad_tensor points = render_points(ctx, origins, directions, candidates.t, candidates.offsets);
+    ad_tensor known = features_of(model, points, candidates.count), rows;
+    render_cull(ctx, density_of(model, known, candidates.count), &candidates, stop_transmittance,
+                capacity, &at, &rows);
     ad_no_grad_end(ctx);
-    ad_tensor points = render_points(ctx, origins, directions, at.t, at.offsets);
-    ad_tensor h = geometry(model, points, at.count);
+    points = render_points(ctx, origins, directions, at.t, at.offsets);
+    ad_tensor features = render_hash_grid_known(ctx, points, p[TABLE], at.count, known, rows,
+                                                &s->grid);
+    ad_tensor h = ad_mlp(ctx, features, 2, &p[DENSITY_1], NULL, at.count, &options); // (n, 16)
     ad_tensor sigma = render_density(ctx, h);
     ad_tensor harmonics = render_spherical_harmonics(ctx, directions, HARMONICS_DEGREE);
     ad_tensor input = render_beside_ray(ctx, h, harmonics, at.offsets);
@@ -116,15 +125,11 @@ static void ask(render_model *model, int64_t start, int64_t uniform, int64_t occ
 
 static void hash_update(render_model *model, int64_t step) {
     int64_t cells = render_occupancy_cells(model->domain.cascades, RESOLUTION);
-    if (step == 32) { // every cell once: until now all counted as occupied
+    if (step >= 32 && (step & (step - 1)) == 0) { // every cell
         for (int64_t start = 0; start < cells; start += SWEEP)
             ask(model, start, cells - start < SWEEP ? cells - start : SWEEP, 0, start == 0);
-    } else if (step > 32 && step < 256 && step % 8 == 0) {
-        ask(model, -1, SWEEP, 0, true);
-        ask(model, -1, 0, SWEEP, false);
-    } else if (step >= 256 && step % 16 == 0) {
-        ask(model, -1, SWEEP, 0, true);
-        ask(model, -1, 0, SWEEP, false);
+    } else if (step > 32 && (step % 16 == 0 || (step < 256 && step % 8 == 0))) {
+        ask(model, -1, SWEEP / 2, SWEEP / 2, true);
     }
 }
 

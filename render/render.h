@@ -282,9 +282,9 @@ bool render_importance(ad_context *ctx, const render_samples *coarse, ad_tensor 
                        int more, bool jitter, render_samples *samples);
 
 // Of each ray's candidates those in front of the point where the transmittance falls below stop;
-// sigma (n): the candidates' densities.
+// sigma (n): the candidates' densities. rows (capacity) u32: which candidate each sample was.
 bool render_cull(ad_context *ctx, ad_tensor sigma, const render_samples *candidates, double stop,
-                 int64_t capacity, render_samples *samples);
+                 int64_t capacity, render_samples *samples, ad_tensor *rows);
 
 // The occupancy grid's states: value (cells) f32, bits (words) u32.
 int64_t render_occupancy_cells(int cascades, int resolution);
@@ -307,6 +307,11 @@ int64_t render_grid_entries(const render_grid_options *options); // rows of the 
 // points (n, 3), table (entries, features) -> (n, levels features)
 ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, ad_tensor count,
                            const render_grid_options *options);
+// The same where the values were found before, without a tape, for more points than these: they are
+// copied, row rows[i] of `known` for point i, and gradients flow as if they had been found here.
+ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor table,
+                                 ad_tensor count, ad_tensor known, ad_tensor rows,
+                                 const render_grid_options *options);
 // Real spherical harmonics of unit vectors, degree 1 ... 4 (n, degree^2), as tiny-cuda-nn orders
 ad_tensor render_spherical_harmonics(ad_context *ctx, ad_tensor directions, int degree);
 // (n, d) -> (n, d + 2 d levels): x, sin(2^l pi x), cos(2^l pi x) for l = 0 ... levels - 1

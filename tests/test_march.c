@@ -123,7 +123,24 @@ Test(occupancy, asked_cells_hold_their_points) {
         else odd += cells[i] & 1;
     }
     cr_expect(abs(inner - UNIFORM / 2) < 150, "%d of %d in the inner cube", inner, UNIFORM);
-    cr_expect(odd < 10, "%d of %d asked cells are not occupied", odd, OCCUPIED);
+    cr_expect(odd == 0, "%d of %d asked cells are not occupied", odd, OCCUPIED);
+    // Of three occupied cells each is asked about a third of the times; of none, any cell.
+    static const uint32_t three[] = {5, 9, 2 * CELLS - 1};
+    uint32_t seen[4] = {0};
+    memset(half, 0, (size_t)words * 4);
+    for (int i = 0; i < 3; i++) half[three[i] / 32] |= 1u << three[i] % 32;
+    render_occupancy_draw(ctx, ad_from(ctx, AD_U32, AD_SHAPE(words), half), 2, N, -1, 0, OCCUPIED,
+                          &c, &p);
+    ad_read(ctx, c, cells, OCCUPIED * 4);
+    for (int i = 0; i < OCCUPIED; i++)
+        seen[cells[i] == three[0] ? 0 : cells[i] == three[1] ? 1 : cells[i] == three[2] ? 2 : 3]++;
+    cr_expect(!seen[3] && seen[0] > 270 && seen[1] > 270 && seen[2] > 270, "%u, %u, %u, else %u",
+              seen[0], seen[1], seen[2], seen[3]);
+    memset(half, 0, (size_t)words * 4);
+    render_occupancy_draw(ctx, ad_from(ctx, AD_U32, AD_SHAPE(words), half), 2, N, -1, 0, OCCUPIED,
+                          &c, &p);
+    ad_read(ctx, c, cells, OCCUPIED * 4);
+    cr_expect(cells[0] != cells[1] && cells[1] != cells[2]);
     // In order from 100 on.
     render_occupancy_draw(ctx, grid, 2, N, 100, UNIFORM, 0, &c, &p);
     ad_read(ctx, c, cells, UNIFORM * 4);

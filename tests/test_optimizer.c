@@ -176,6 +176,40 @@ Test(optimizer, untouched_entries_stay_and_count_their_own_steps) {
     ad_error_clear(ctx);
 }
 
+// An entry is a row: its numbers move together, and it has one counter.
+Test(optimizer, rows_of_any_width_are_entries) {
+    enum { ROWS = 75, MOST = 40 };
+    static const int widths[] = {1, 3, 4, 16, 17, MOST};
+    static float start[ROWS * MOST], g[ROWS * MOST], now[ROWS * MOST];
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+        int width = widths[w], count = ROWS * width;
+        uint32_t steps[ROWS];
+        for (int i = 0; i < count; i++) start[i] = 1 + (float)i;
+        ad_tensor x = ad_parameter(ctx, "x", ad_from(ctx, AD_F32, AD_SHAPE(5, 15, width), start));
+        ad_tensor state[3];
+        ad_optimizer *o = ad_adam(ctx, &x, 1, &(ad_adam_options){.learning_rate = .5,
+                                                                 .sparse = true});
+        cr_assert_eq(ad_optimizer_states(o, 3, state), 3);
+        cr_assert_eq(ad_count(ctx, state[2]), ROWS);
+        for (int step = 0; step < 3; step++) { // row r takes part in steps 0 ... r % 4 - 1
+            for (int i = 0; i < count; i++) g[i] = i / width % 4 > step ? .25f : -0.f;
+            for (int row = 0; row < ROWS && width > 2; row++) g[row * width + 1] = 0;
+            ad_write(ctx, ad_gradient(ctx, x), g, (size_t)count * 4);
+            ad_optimizer_step(o);
+        }
+        ad_read(ctx, x, now, (size_t)count * 4), ad_read(ctx, state[2], steps, sizeof steps);
+        cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+        for (int i = 0; i < count; i++) {
+            int row = i / width, taken = row % 4;
+            cr_assert_eq(steps[row], (uint32_t)taken, "width %d, row %d", width, row);
+            float moved = width > 2 && i % width == 1 ? 0 : .5f * (float)taken;
+            cr_assert_float_eq(now[i], start[i] - moved, 1e-3, "width %d, number %d", width, i);
+        }
+        ad_read(ctx, ad_gradient(ctx, x), g, (size_t)count * 4);
+        for (int i = 0; i < count; i++) cr_assert(g[i] == 0, "the gradient is used up");
+    }
+}
+
 /* ---- clipping */
 
 Test(optimizer, clipping_leaves_small_gradients_alone) {

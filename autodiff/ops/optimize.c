@@ -2,13 +2,15 @@
  *
  * Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; decoupled
  * decay: Loshchilov and Hutter, 2019. The sparse form (Muller et al. 2022, section 4) leaves an
- * entry whose gradient is exactly zero alone, moments too, and counts each entry's own steps for
- * the bias correction: a hash table's rarely touched entries then neither drift nor take
- * timid first steps. Every kernel leaves the gradient zero.
+ * entry, a row of a table, whose gradient is exactly zero alone, moments too, and counts each entry's
+ * own steps for the bias correction: a hash table's rarely touched entries then neither drift nor
+ * take timid first steps. Every kernel leaves the gradient zero.
  *
  * `gate` serves loss scaling: gradients are multiplied by it, and where it is 0 (an overflow was
  * seen) the step is skipped. */
 #include "autodiff/ops/optimize.h"
+
+#include "autodiff/cpu/simd.h"
 
 #include <math.h>
 #include <string.h>
@@ -75,49 +77,99 @@ static void corrections(const ad_adam_options *o, float *table, float *roots) {
     }
 }
 
-// One step of n <= PIECE entries; t: their step numbers' corrections.
-static void adam_piece(const ad_adam_options *o, int n, float rate, float factor,
-                       const float *correction, const float *root, float *p, float *g, float *m,
-                       float *v) {
+// What a step of Adam needs to know about each number of a piece.
+typedef struct adam_steps {
+    float correction[PIECE], root[PIECE]; // of the number's own step counter
+    uint32_t touched[PIECE];              // all ones, or zero: leave it alone
+} adam_steps;
+
+// One step of n <= PIECE numbers.
+AD_INLINE void adam_piece(const ad_adam_options *o, int n, float rate, float factor,
+                          const adam_steps *steps, float *p, float *g, float *m, float *v) {
     float b1 = (float)o->beta1, b2 = (float)o->beta2, eps = (float)o->epsilon;
     float decay = (float)o->weight_decay, l2 = o->decoupled ? 0 : decay;
     float shrink = o->decoupled ? 1 - rate * decay : 1;
     for (int i = 0; i < n; i++) {
-        bool touched = !o->sparse || g[i] != 0;
         float slope = g[i] * factor + l2 * p[i];
         float mean = b1 * m[i] + (1 - b1) * slope, square = b2 * v[i] + (1 - b2) * slope * slope;
         // mhat / (sqrt(vhat) + eps) = correction m / (sqrt(v) + eps sqrt(1 - beta2^t))
-        float moved = shrink * p[i] - rate * correction[i] * mean / (sqrtf(square) + eps * root[i]);
-        m[i] = touched ? mean : m[i];
-        v[i] = touched ? square : v[i];
-        p[i] = touched ? moved : p[i];
+        float moved = shrink * p[i] - rate * steps->correction[i] * mean
+                                          / (sqrtf(square) + eps * steps->root[i]);
+        m[i] = steps->touched[i] ? mean : m[i];
+        v[i] = steps->touched[i] ? square : v[i];
+        p[i] = steps->touched[i] ? moved : p[i];
         g[i] = 0;
     }
 }
 
+static void same_steps(float correction, float root, adam_steps *steps) {
+    for (int i = 0; i < PIECE; i++)
+        steps->correction[i] = correction, steps->root[i] = root, steps->touched[i] = ~0u;
+}
+
+// -0 is 0.
+static inline bool any_not_zero(const float *g, int64_t n) {
+    uint32_t any = 0, bits;
+    for (int64_t i = 0; i < n; i++) memcpy(&bits, g + i, 4), any |= bits << 1;
+    return any != 0;
+}
+
+// One step of `rows` <= PIECE rows of `width` <= PIECE numbers: the rows' counters first, then
+// their numbers, PIECE at a time.
+AD_INLINE void adam_rows(const ad_adam_options *o, int rows, int width, float rate, float factor,
+                         const float *table, const float *roots, uint32_t *counter, float *p,
+                         float *g, float *m, float *v) {
+    float correction[PIECE], root[PIECE];
+    uint32_t touched[PIECE];
+    adam_steps steps;
+    for (int row = 0; row < rows; row++) {
+        uint32_t any = 0, bits;
+        for (int i = 0; i < width; i++) memcpy(&bits, g + row * width + i, 4), any |= bits << 1;
+        touched[row] = any ? ~0u : 0; // -0 is 0
+        uint32_t t = counter[row] -= touched[row];
+        t = t < 1 ? 1 : t > TABLE ? TABLE : t;
+        correction[row] = table[t], root[row] = roots[t];
+    }
+    for (int at = 0; at < rows * width; at += PIECE) {
+        int count = rows * width - at < PIECE ? rows * width - at : PIECE;
+        for (int i = 0; i < count; i++) {
+            int row = (at + i) / width;
+            steps.correction[i] = correction[row], steps.root[i] = root[row];
+            steps.touched[i] = touched[row];
+        }
+        adam_piece(o, count, rate, factor, &steps, p + at, g + at, m + at, v + at);
+    }
+}
+
+// An entry is a row: all numbers along the last axis, or one number of a vector.
 static void adam_sparse(const ad_launch *launch, const ad_adam_options *o, int64_t n, float rate,
                         float factor) {
     const ad_view *in = launch->input;
     float *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
-    uint32_t *steps = in[4].data;
+    uint32_t *counter = in[4].data;
     float *table = launch->workspace, *roots = table + TABLE + 1;
+    int64_t width = in[0].rank > 1 ? in[0].size[in[0].rank - 1] : 1, rows = width ? n / width : 0;
+    int64_t group = width <= PIECE ? PIECE : 1, groups = (rows + group - 1) / group;
     corrections(o, table, roots);
 #pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 256) if (n > 65536)
-    for (int64_t piece = 0; piece < (n + PIECE - 1) / PIECE; piece++) {
-        int64_t at = piece * PIECE;
-        int count = n - at < PIECE ? (int)(n - at) : PIECE;
-        uint32_t any = 0, bits[PIECE];
-        memcpy(bits, g + at, (size_t)count * 4);
-        for (int i = 0; i < count; i++) any |= bits[i] << 1; // -0 is 0
-        if (!any) continue;
-        float correction[PIECE], root[PIECE];
-        for (int i = 0; i < count; i++) {
-            uint32_t t = steps[at + i] += g[at + i] != 0;
-            t = t < 1 ? 1 : t > TABLE ? TABLE : t;
-            correction[i] = table[t];
-            root[i] = roots[t];
+    for (int64_t i = 0; i < groups; i++) {
+        int64_t first = i * group, at = first * width;
+        int count = rows - first < group ? (int)(rows - first) : (int)group;
+        if (!any_not_zero(g + at, count * width)) continue;
+        if (width == 4 && count == PIECE) { // a hash table: sizes known to the compiler
+            adam_rows(o, PIECE, 4, rate, factor, table, roots, counter + first, p + at, g + at,
+                      m + at, v + at);
+        } else if (width <= PIECE) {
+            adam_rows(o, count, (int)width, rate, factor, table, roots, counter + first, p + at,
+                      g + at, m + at, v + at);
+        } else {
+            adam_steps steps;
+            uint32_t t = ++counter[first];
+            same_steps(table[t < TABLE ? t : TABLE], roots[t < TABLE ? t : TABLE], &steps);
+            for (int64_t end = at + width; at < end; at += PIECE)
+                adam_piece(o, end - at < PIECE ? (int)(end - at) : PIECE, rate, factor, &steps,
+                           p + at, g + at, m + at, v + at);
         }
-        adam_piece(o, count, rate, factor, correction, root, p + at, g + at, m + at, v + at);
     }
 }
 
@@ -148,13 +200,12 @@ static void adam_cpu(const ad_launch *launch) {
         return;
     }
     float *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
-    float correction[PIECE], root[PIECE];
-    for (int i = 0; i < PIECE; i++)
-        correction[i] = (float)(sqrt(b2) / b1), root[i] = (float)sqrt(b2);
+    adam_steps steps;
+    same_steps((float)(sqrt(b2) / b1), (float)sqrt(b2), &steps);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 65536)
     for (int64_t piece = 0; piece < (n + PIECE - 1) / PIECE; piece++) {
         int64_t at = piece * PIECE;
-        adam_piece(o, n - at < PIECE ? (int)(n - at) : PIECE, rate, factor, correction, root,
+        adam_piece(o, n - at < PIECE ? (int)(n - at) : PIECE, rate, factor, &steps,
                    p + at, g + at, m + at, v + at);
     }
 }

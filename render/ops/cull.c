@@ -17,7 +17,7 @@ typedef struct cull_attributes {
 } cull_attributes;
 
 enum { SIGMA, T, DELTA, OFFSETS, RAYS, INPUTS };
-enum { OUT_T, OUT_DELTA, OUT_OFFSETS, OUT_COUNT, OUT_RAYS, OUTPUTS };
+enum { OUT_T, OUT_DELTA, OUT_OFFSETS, OUT_COUNT, OUT_RAYS, OUT_ROWS, OUTPUTS };
 
 static void cull_infer(ad_infer *call) {
     const ad_view *in = call->input;
@@ -29,6 +29,7 @@ static void cull_infer(ad_infer *call) {
         ad_infer_fail(call, "offsets are u32 (rays + 1)");
     ad_view *out = call->output;
     out[OUT_T] = out[OUT_DELTA] = (ad_view){.type = AD_F32, .rank = 1, .size = {a->capacity}};
+    out[OUT_ROWS] = (ad_view){.type = AD_U32, .rank = 1, .size = {a->capacity}};
     out[OUT_OFFSETS] = in[OFFSETS];
     out[OUT_COUNT] = out[OUT_RAYS] = (ad_view){.type = AD_U32};
     call->workspace = (size_t)(in[OFFSETS].rank == 1 ? in[OFFSETS].size[0] : 0) * 4;
@@ -43,6 +44,7 @@ static void cull_cpu(const ad_launch *launch) {
     int64_t given = *(const uint32_t *)in[RAYS].data, total = 0, whole = 0;
     float *out_t = launch->output[OUT_T].data, *out_delta = launch->output[OUT_DELTA].data;
     uint32_t *offsets = launch->output[OUT_OFFSETS].data, *kept = launch->workspace;
+    uint32_t *rows = launch->output[OUT_ROWS].data;
     float depth = (float)a->depth;
     if (given > rays) given = rays;
 
@@ -68,16 +70,18 @@ static void cull_cpu(const ad_launch *launch) {
         if (!kept[ray]) continue;
         memcpy(out_t + offsets[ray], t + from[ray], kept[ray] * sizeof *t);
         memcpy(out_delta + offsets[ray], delta + from[ray], kept[ray] * sizeof *delta);
+        for (uint32_t k = 0; k < kept[ray]; k++) rows[offsets[ray] + k] = from[ray] + k;
     }
     memset(out_t + total, 0, (size_t)(a->capacity - total) * sizeof *t);
     memset(out_delta + total, 0, (size_t)(a->capacity - total) * sizeof *delta);
+    memset(rows + total, 0, (size_t)(a->capacity - total) * sizeof *rows);
 }
 
 bool render_cull(ad_context *ctx, ad_tensor sigma, const render_samples *candidates, double stop,
-                 int64_t capacity, render_samples *samples) {
+                 int64_t capacity, render_samples *samples, ad_tensor *rows) {
     cull_attributes a = {stop > 0 ? -log(stop) : HUGE_VAL, capacity};
     ad_tensor out[OUTPUTS];
-    *samples = (render_samples){0};
+    *samples = (render_samples){0}, *rows = (ad_tensor){0};
     if (capacity < 1 || capacity > INT32_MAX) {
         ad_raise(ctx, "cull: a capacity of %lld samples: expected 1 to 2^31 - 1",
                  (long long)capacity);
@@ -88,6 +92,7 @@ bool render_cull(ad_context *ctx, ad_tensor sigma, const render_samples *candida
                                        candidates->offsets, candidates->rays}, &a, out);
     *samples = (render_samples){out[OUT_T], out[OUT_DELTA], out[OUT_OFFSETS], out[OUT_COUNT],
                                 out[OUT_RAYS]};
+    *rows = out[OUT_ROWS];
     return good;
 }
 

@@ -7,7 +7,10 @@
  * feature is the trilinear mean of the eight entries around the point.
  *
  * The kernels are fused; the composition below says the same in public operations and serves f64,
- * tangents and gradients of gradients. Rows past `count` are dead: zero, and no gradient. */
+ * tangents and gradients of gradients. Rows past `count` are dead: zero, and no gradient.
+ *
+ * Where a pass without a tape has found the values already, to choose among the points, the kernel
+ * copies the chosen rows instead of finding them again; everything else stays as it is. */
 #include "render/ops/hash_grid.h"
 
 #include <math.h>
@@ -51,10 +54,12 @@ int64_t render_grid_entries(const render_grid_options *options) {
 
 /* ---- shapes */
 
+enum { POINTS, ENTRIES, COUNT, KNOWN, ROWS, INPUTS }; // the last three may be absent
+
 static void grid_infer(ad_infer *call) {
     const hash_grid_attributes *grid = call->attributes;
-    const ad_view *x = &call->input[0], *table = &call->input[1];
-    call->saved_outputs = 0;
+    const ad_view *in = call->input, *x = &in[POINTS], *table = &in[ENTRIES];
+    call->saved_outputs = 0, call->saved_inputs &= ~(1u << KNOWN | 1u << ROWS);
     char a[160], b[160];
     ad_view_text(x, a, sizeof a), ad_view_text(table, b, sizeof b);
     if (x->rank != 2 || x->size[1] != 3)
@@ -63,9 +68,15 @@ static void grid_infer(ad_infer *call) {
              || table->size[1] != grid->features || table->type != x->type)
         ad_infer_fail(call, "the table is (%u, %d) of the points' type, not %s", grid->entries,
                       grid->features, b);
-    call->output[0] = (ad_view){.type = x->type, .rank = 2,
-                                .size = {x->size[0], (int64_t)grid->levels * grid->features}};
-    if (x->rank > 0) call->workspace = render_grid_workspace(grid, x->size[0]);
+    int64_t features = (int64_t)grid->levels * grid->features;
+    bool known = call->inputs > KNOWN && ad_view_present(&in[KNOWN]);
+    if (known && (in[KNOWN].rank != 2 || in[KNOWN].size[1] != features || in[KNOWN].type != AD_F32
+                  || x->type != AD_F32 || in[ROWS].type != AD_U32 || x->rank < 1
+                  || ad_view_count(&in[ROWS]) != x->size[0]))
+        ad_infer_fail(call, "known values are f32 (m, %lld), their rows u32, one for each point",
+                      (long long)features);
+    call->output[0] = (ad_view){.type = x->type, .rank = 2, .size = {x->size[0], features}};
+    if (x->rank > 0 && !known) call->workspace = render_grid_workspace(grid, x->size[0]);
 }
 
 static int64_t live_rows(const ad_launch *launch, int operand, int64_t rows) {
@@ -78,12 +89,28 @@ static void clear_rows(float *data, int64_t from, int64_t to, int64_t row) {
     if (to > from) memset(data + from * row, 0, (size_t)((to - from) * row) * sizeof *data);
 }
 
+static void copy_known(const ad_launch *launch, int64_t live, int64_t width, float *y) {
+    const float *known = launch->input[KNOWN].data;
+    const uint32_t *rows = launch->input[ROWS].data;
+    int64_t most = launch->input[KNOWN].size[0];
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (live > 4096)
+    for (int64_t i = 0; i < live; i++) {
+        if (rows[i] < most)
+            memcpy(y + i * width, known + rows[i] * width, (size_t)width * sizeof *y);
+        else
+            memset(y + i * width, 0, (size_t)width * sizeof *y);
+    }
+}
+
 static void grid_cpu(const ad_launch *launch) {
     const hash_grid_attributes *grid = launch->attributes;
-    int64_t rows = launch->input[0].size[0], live = live_rows(launch, 2, rows);
+    int64_t rows = launch->input[POINTS].size[0], live = live_rows(launch, COUNT, rows);
     float *y = launch->output[0].data;
-    render_grid_forward(grid, launch->threads, live, launch->input[0].data,
-                        launch->input[1].data, y, launch->workspace);
+    if (launch->inputs > KNOWN && ad_view_present(&launch->input[KNOWN]))
+        copy_known(launch, live, (int64_t)grid->levels * grid->features, y);
+    else
+        render_grid_forward(grid, launch->threads, live, launch->input[POINTS].data,
+                            launch->input[ENTRIES].data, y, launch->workspace);
     clear_rows(y, live, rows, (int64_t)grid->levels * grid->features);
 }
 
@@ -217,15 +244,28 @@ static void grid_compose(ad_context *ctx, const ad_vjp *call, ad_tensor *output)
 
 /* ---- public */
 
+static bool good_levels(ad_context *ctx, const render_grid_options *options,
+                        hash_grid_attributes *grid) {
+    if (render_grid_levels(options, grid)) return true;
+    ad_raise(ctx, "hash_grid: 1 to %d levels of 1 to 8 features, 2^3 to 2^26 entries, n_min up "
+             "to n_max", RENDER_GRID_LEVELS_MAX);
+    return false;
+}
+
 ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, ad_tensor count,
                            const render_grid_options *options) {
     hash_grid_attributes grid;
-    if (!render_grid_levels(options, &grid)) {
-        ad_raise(ctx, "hash_grid: 1 to %d levels of 1 to 8 features, 2^3 to 2^26 entries, n_min up "
-                 "to n_max", RENDER_GRID_LEVELS_MAX);
-        return (ad_tensor){0};
-    }
+    if (!good_levels(ctx, options, &grid)) return (ad_tensor){0};
     return ad_apply1(ctx, &render_op_hash_grid, 3, (ad_tensor[]){points, table, count}, &grid);
+}
+
+ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor table,
+                                 ad_tensor count, ad_tensor known, ad_tensor rows,
+                                 const render_grid_options *options) {
+    hash_grid_attributes grid;
+    if (!good_levels(ctx, options, &grid)) return (ad_tensor){0};
+    return ad_apply1(ctx, &render_op_hash_grid, INPUTS,
+                     (ad_tensor[]){points, table, count, known, rows}, &grid);
 }
 
 static void grid_cost(const ad_infer *call, double *flops, double *bytes) {
@@ -255,7 +295,8 @@ static bool grid_sample(ad_sample *s) {
 }
 
 const ad_op render_op_hash_grid = {
-    .name = "hash_grid", .inputs_min = 2, .inputs_max = 3, .outputs = 1, .optional = 4,
+    .name = "hash_grid", .inputs_min = 2, .inputs_max = INPUTS, .outputs = 1,
+    .optional = 1u << COUNT | 1u << KNOWN | 1u << ROWS,
     .attribute_bytes = sizeof(hash_grid_attributes), .infer = grid_infer, .cpu = grid_cpu,
     .compose = grid_compose, .vjp_fused = grid_vjp_fused, .cost = grid_cost,
     .sample = grid_sample};

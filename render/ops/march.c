@@ -17,6 +17,7 @@
 #include <string.h>
 
 enum { STEPS_MAX = 2048, ROW_WORDS = STEPS_MAX / 32 };
+enum { LEAP_MAX = 8 }; // blocks crossed at once to each side
 
 typedef struct march_attributes {
     float low[3], high[3];   // the box
@@ -46,7 +47,8 @@ static void march_infer(ad_infer *call) {
     out[OUT_DELTA] = out[OUT_T];
     out[OUT_OFFSETS] = (ad_view){.type = AD_U32, .rank = 1, .size = {rays + 1}};
     out[OUT_COUNT] = out[OUT_RAYS] = (ad_view){.type = AD_U32};
-    call->workspace = (size_t)rays * (ROW_WORDS + 2) * 4;
+    int64_t blocks = occupancy_cells(1, a->resolution / OCCUPANCY_BLOCK);
+    call->workspace = (size_t)rays * (ROW_WORDS + 2) * 4 + 3 * (size_t)blocks;
 }
 
 /* ---- t as a function of the step number, and back */
@@ -119,10 +121,37 @@ static int cascade_of(const march_attributes *a, const float p[3], float delta) 
     return cascade;
 }
 
+static uint8_t least(uint8_t a, uint8_t b) { return a < b ? a : b; }
+
+// to[i] = min(from[i - stride], from[i], from[i + stride]), where there are such.
+static void spread(int64_t n, int64_t stride, const uint8_t *restrict from, uint8_t *restrict to) {
+    for (int64_t i = 0; i < stride; i++) to[i] = least(from[i], from[i + stride]);
+    for (int64_t i = stride; i < n - stride; i++)
+        to[i] = least(least(from[i - stride], from[i]), from[i + stride]);
+    for (int64_t i = n - stride; i < n; i++) to[i] = least(from[i - stride], from[i]);
+}
+
+// Distances of the blocks of cascade 0 to the nearest that may hold something, in blocks along the
+// farthest axis, up to LEAP_MAX: the cube of 2 d - 1 blocks around a block with distance d > 0 is
+// empty. A row's end counts as the next one's neighbour, which only shortens leaps. spare: two
+// bytes a block.
+static void find_leaps(const march_attributes *a, const uint32_t *bits, uint8_t *restrict leap,
+                       uint8_t *restrict spare) {
+    int64_t m = a->resolution / OCCUPANCY_BLOCK, blocks = m * m * m;
+    const uint32_t *block_bits = bits + (occupancy_cells(a->cascades, a->resolution) + 31) / 32;
+    for (int64_t i = 0; i < blocks; i++) leap[i] = occupancy_bit(block_bits, i) ? 0 : LEAP_MAX;
+    for (int d = 1; d < LEAP_MAX; d++) { // d (v) = min(d (v), 1 + min d (neighbours))
+        spread(blocks, 1, leap, spare);
+        spread(blocks, m, spare, spare + blocks);
+        spread(blocks, m * m, spare + blocks, spare);
+        for (int64_t i = 0; i < blocks; i++) leap[i] = least(leap[i], (uint8_t)(spare[i] + 1));
+    }
+}
+
 // Marks the ray's samples in `row`; returns how many.
 static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_t *bits,
-                          uint32_t *row) {
-    int n = a->resolution;
+                          const uint8_t *leap, uint32_t *row) {
+    int n = a->resolution, m = n / OCCUPANCY_BLOCK;
     int64_t block_base = (occupancy_cells(a->cascades, n) + 31) / 32 * 32;
     float half = ldexpf(0.5f, 1 - a->cascades); // of the inner cube
     uint32_t found = 0;
@@ -145,16 +174,24 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
             found++, k++;
             continue;
         }
-        // Empty: to where the ray leaves the cell, or the whole block where that is empty too.
-        int m = n / OCCUPANCY_BLOCK, inside = 0;
-        int64_t block = (((int64_t)cascade * m + index[2] / OCCUPANCY_BLOCK) * m
-                         + index[1] / OCCUPANCY_BLOCK) * m + index[0] / OCCUPANCY_BLOCK;
-        if (!occupancy_bit(bits, block_base + block)) inside = OCCUPANCY_BLOCK - 1;
+        // Empty: to where the ray leaves the cell, or all the empty blocks around it.
+        int block[3], side = 1, low[3] = {index[0], index[1], index[2]};
+        for (int axis = 0; axis < 3; axis++) block[axis] = index[axis] / OCCUPANCY_BLOCK;
+        int64_t at = ((int64_t)block[2] * m + block[1]) * m + block[0];
+        bool empty = cascade == 0 ? leap[at]
+                   : !occupancy_bit(bits, block_base + (int64_t)cascade * m * m * m + at);
+        if (empty) {
+            int around = cascade == 0 ? leap[at] - 1 : 0;
+            side = (2 * around + 1) * OCCUPANCY_BLOCK;
+            for (int axis = 0; axis < 3; axis++)
+                low[axis] = (block[axis] - around) * OCCUPANCY_BLOCK;
+        }
         float leave = 1e9f;
         for (int axis = 0; axis < 3; axis++) {
-            int low = index[axis] & ~inside; // a block's side is a power of two
-            float edge = (float)(r->inverse[axis] > 0 ? low + inside + 1 : low);
-            float away = (edge - cell[axis]) * r->inverse[axis];
+            int edge = r->inverse[axis] > 0 ? low[axis] + side : low[axis];
+            // A cascade ends where the next begins.
+            if (a->cascades > 1) edge = edge < 0 ? 0 : edge > n ? n : edge;
+            float away = ((float)edge - cell[axis]) * r->inverse[axis];
             if (away < leave) leave = away;
         }
         leave *= width;
@@ -178,8 +215,11 @@ static void march_cpu(const ad_launch *launch) {
     if (live > rays) live = rays;
     uint32_t *rows = launch->workspace, *counts = rows + rays * ROW_WORDS;
     float *starts = (float *)(counts + rays);
+    uint8_t *leap = (uint8_t *)(starts + rays);
+    int64_t blocks = occupancy_cells(1, a->resolution / OCCUPANCY_BLOCK);
     float *t = launch->output[OUT_T].data, *delta = launch->output[OUT_DELTA].data;
     uint32_t *offsets = launch->output[OUT_OFFSETS].data;
+    find_leaps(a, bits, leap, leap + blocks);
 
 #pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 64) if (live > 64)
     for (int64_t i = 0; i < live; i++) {
@@ -190,7 +230,7 @@ static void march_cpu(const ad_launch *launch) {
         counts[i] = 0;
         if (!enter(a, &r, step, (uint32_t)i)) continue;
         starts[i] = r.start;
-        counts[i] = march_ray(a, &r, bits, rows + i * ROW_WORDS);
+        counts[i] = march_ray(a, &r, bits, leap, rows + i * ROW_WORDS);
     }
     int64_t total = 0, whole = 0;
     bool full = false;

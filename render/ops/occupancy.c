@@ -1,7 +1,7 @@
 /* The occupancy grid: which cells may hold something, learned from the field itself.
  *
- * Muller et al. 2022, appendix C.2. Every so many steps some cells, part uniform, part among the
- * occupied, are asked for the density at a random point within. A cell's value is the largest seen,
+ * Muller et al. 2022, appendix C.2. Every so many steps some cells, part of all, part of the
+ * occupied ones, are asked for the density at a random point within. A cell's value is the largest seen,
  * fading by a factor each update; its bit is set while the value exceeds the smaller of a threshold
  * and the mean. */
 #include "render/render.h"
@@ -34,30 +34,51 @@ static void cells_infer(ad_infer *call) {
     const cells_attributes *a = call->attributes;
     call->output[0] = (ad_view){.type = AD_U32, .rank = 1, .size = {a->count}};
     call->output[1] = (ad_view){.type = AD_F32, .rank = 2, .size = {a->count, 3}};
+    int64_t words = (occupancy_cells(a->cascades, a->resolution) + 31) / 32;
+    call->workspace = (size_t)(words + 1) * sizeof(uint32_t);
+}
+
+// before[w]: how many bits are set in front of word w; before[words]: in all.
+static void count_bits(const uint32_t *bits, int64_t words, uint32_t *before) {
+    before[0] = 0;
+    for (int64_t w = 0; w < words; w++)
+        before[w + 1] = before[w] + (uint32_t)__builtin_popcount(bits[w]);
+}
+
+// The number of the bit with so many set ones in front of it.
+static int64_t find_bit(const uint32_t *bits, int64_t words, const uint32_t *before,
+                        uint32_t rank) {
+    int64_t low = 0, high = words; // before[low] <= rank < before[high]
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (before[middle] <= rank) low = middle;
+        else high = middle;
+    }
+    uint32_t word = bits[low];
+    for (uint32_t skip = rank - before[low]; skip; skip--) word &= word - 1;
+    return low * 32 + __builtin_ctz(word);
 }
 
 static void cells_cpu(const ad_launch *launch) {
     const cells_attributes *a = launch->attributes;
     const uint32_t *bits = launch->input[0].data;
     uint32_t step = *(const uint32_t *)launch->input[1].data;
-    uint32_t *cells = launch->output[0].data;
+    uint32_t *cells = launch->output[0].data, *before = launch->workspace;
     float *points = launch->output[1].data;
     int n = a->resolution;
     uint64_t total = (uint64_t)occupancy_cells(a->cascades, n);
+    int64_t words = ((int64_t)total + 31) / 32;
+    count_bits(bits, words, before);
+    uint64_t occupied = before[words];
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (a->count > 4096)
     for (int64_t i = 0; i < a->count; i++) {
         ad_random_words w = ad_random_philox((uint32_t)i, 0, a->ordinal, step, (uint32_t)a->seed,
                                              (uint32_t)(a->seed >> 32));
         uint64_t cell = w.w * total >> 32;
-        if (a->start >= 0 && i < a->uniform) cell = (uint64_t)(a->start + i) % total;
-        // Among the occupied: try again, a bounded number of times.
-        for (uint32_t tries = 1; i >= a->uniform && tries < 12
-             && !occupancy_bit(bits, (int64_t)cell); tries++) {
-            ad_random_words again = ad_random_philox((uint32_t)i, tries, a->ordinal, step,
-                                                     (uint32_t)a->seed,
-                                                     (uint32_t)(a->seed >> 32));
-            cell = again.w * total >> 32;
-        }
+        if (i >= a->uniform && occupied)
+            cell = (uint64_t)find_bit(bits, words, before, (uint32_t)(w.w * occupied >> 32));
+        else if (a->start >= 0)
+            cell = (uint64_t)(a->start + i) % total;
         cells[i] = (uint32_t)cell;
         uint64_t at[3] = {cell % (uint64_t)n, cell / (uint64_t)n % (uint64_t)n,
                           cell / ((uint64_t)n * (uint64_t)n) % (uint64_t)n};
