@@ -64,10 +64,19 @@ TestSuite(cli, .init = scene_make, .fini = scene_remove, .timeout = 300);
 
 /* ---- running */
 
-static size_t file_limit; // of the next run, in bytes; 0: none
+static size_t file_limit;       // of the next run, in bytes; 0: none
+static const char *device;      // its standard output; NULL: the file "out"
+static const char GONE[] = "|"; // as such: a pipe whose reader has gone
+
+static bool open_out(void) {
+    int ends[2];
+    if (device != GONE) return freopen(device ? device : fixture_path(&folder, "out"), "w", stdout);
+    return pipe(ends) == 0 && dup2(ends[1], STDOUT_FILENO) >= 0 && close(ends[0]) == 0
+        && close(ends[1]) == 0;
+}
 
 static void child(char **arguments, int count) {
-    if (!freopen(fixture_path(&folder, "out"), "w", stdout)
+    if (!open_out()
         || !freopen(fixture_path(&folder, "err"), "w", stderr) || chdir(folder.path) != 0)
         _exit(99);
     struct rlimit limit = {file_limit, file_limit};
@@ -412,6 +421,31 @@ Test(cli, what_cannot_be_written) {
     fixture_text(&folder, "bad/snapshot.safetensors", "\2\0\0\0\0\0\0\0{}");
     expect("info bad", 1, "safetensors");
     expect("render bad --orbit 2", 1, "safetensors");
+}
+
+Test(cli, a_reader_of_stdout_that_goes_away_is_no_failure) {
+    static const char *const lines[] = {
+        "reconstruct " SMALL "--steps 4 --json --quiet --out run", "info run", "info run --json",
+        "eval run --json", "render run --size 4x4", "help reconstruct"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        device = GONE;
+        expect(lines[i], 0, NULL);
+        char *err = words_of("err");
+        cr_expect(!strstr(err, "output"), "%s: %s", lines[i], err);
+        free(err);
+    }
+    // The work was done, only nobody heard of it.
+    device = NULL;
+    expect("info run", 0, NULL);
+    device = "/dev/full";
+    expect("reconstruct " SMALL "--steps 2 --json --quiet --out run --force", 1, "standard output");
+    expect("info run", 1, "standard output: cannot be written");
+    device = NULL;
+}
+
+Test(cli, a_reason_does_not_repeat_what_it_explains) {
+    expect("reconstruct " SMALL "--steps 1 --out run", 0,
+           "background  white, random while training: the images have transparent pixels");
 }
 
 Test(cli, force_removes_only_what_is_ours) {
