@@ -85,8 +85,8 @@ typedef struct render_frame {
 typedef struct render_dataset {
     char *folder;
     render_frame *frames; /* byte-wise sorted by split, then by name */
-    int count;
-    int train_count, val_count, test_count;
+    int count;              /* loaded */
+    int train_count, val_count, test_count; /* of the folder; splits not loaded count as well */
     render_split held_out;  /* the split that is never trained on: RENDER_TEST or RENDER_VAL */
     int held_out_count;     /* frames in it */
     char split_rule[128];   /* how it was chosen, for people */

@@ -54,7 +54,8 @@ static void scene_make(void) {
         snprintf(name, sizeof name, "scene/v_%d.png", i);
         fixture_png(&folder, name, pixels, SIDE, SIDE, 4);
     }
-    scene_text("scene/transforms_train.json", 0, 6);
+    scene_text("scene/transforms_train.json", 0, 5);
+    scene_text("scene/transforms_val.json", 5, 1);
     scene_text("scene/transforms_test.json", 6, 2);
 }
 
@@ -216,6 +217,17 @@ static void has(const cJSON *line, const char *event, const char *const *names) 
                            *names);
 }
 
+// The sizes of the splits are the folder's: val is not loaded, but counted.
+static void splits_check(const cJSON *line) {
+    static const char *const names[] = {"train", "val", "test"};
+    static const int sizes[] = {5, 1, 2};
+    const cJSON *splits = cJSON_GetObjectItemCaseSensitive(line, "splits");
+    for (int i = 0; i < 3; i++) {
+        const cJSON *size = cJSON_GetObjectItemCaseSensitive(splits, names[i]);
+        cr_expect_eq(cJSON_GetNumberValue(size), sizes[i], "split %s", names[i]);
+    }
+}
+
 // Every line of stdout is an object with the fields of its event; counts each event.
 static void lines_check(int counts[5]) {
     static const char *const events[] = {"start", "train", "eval", "done", "error"};
@@ -239,6 +251,7 @@ static void lines_check(int counts[5]) {
         cr_assert_lt(kind, 5, "an unknown event: %s", at);
         counts[kind]++;
         has(line, event, fields[kind]);
+        if (kind == 0) splits_check(line);
         cJSON_Delete(line);
     }
     free(text);
@@ -266,7 +279,9 @@ Test(cli, a_run_from_images_to_views) {
     cr_expect_eq(counts[2], 1);
     cr_expect(exists("pictures/v_6.png") && exists("pictures/v_6.error.png"));
     cr_expect(!exists("pictures/v_7.png"));
-    expect("eval scene.adjoint --split val", 1, NULL);
+    expect("eval scene.adjoint --split val", 0, NULL);
+    unlink(fixture_path(&folder, "scene/transforms_val.json"));
+    expect("eval scene.adjoint --split val", 1, "split asked for");
     expect("eval scene.adjoint --split train --data scene --limit 1", 0, NULL);
     expect("info scene.adjoint", 0, NULL);
     char *text = words_of("out");
