@@ -35,7 +35,7 @@ bool render_jpeg_probe(int *width, int *height, bool *turned, const char *name,
 /* The EXIF orientation in bytes that begin with "Exif\0\0": 1 upright ... 8, 1 when absent or
  * senseless; from 5 on rows and columns are exchanged. 0 when memory is out (errno: ENOMEM). */
 int render_exif_orientation(const uint8_t *bytes, size_t size);
-/* The same of a PNG in memory, or where bytes is NULL in a file; the chunk may follow the pixels. */
+/* The same of a PNG: of bytes, or of a file where they are NULL. It may follow the pixels. */
 int render_png_orientation(const uint8_t *bytes, FILE *file, size_t size);
 bool render_image_orient(render_image *image, int orientation, const char *name,
                          ad_message *error);
