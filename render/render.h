@@ -355,7 +355,8 @@ typedef struct render_settings {        // 0 or NULL: the default of the preset
 bool render_settings_fill(render_settings *settings, ad_message *error);
 
 typedef struct render_model render_model;
-// cascades: the box is 2^(cascades - 1) times as wide as what the cameras look at; 1: just that.
+// cascades: the box is 2^(cascades - 1) times as wide as what the cameras look at: 1 for an object
+// (or a box of yours), 2 for a place, 1 + log2(aabb_scale) where the dataset gives that.
 render_model *render_model_open(ad_context *ctx, const render_settings *settings,
                                 const render_scene *scene, int cascades, ad_message *error);
 void render_model_close(render_model *model);
@@ -385,7 +386,8 @@ typedef struct render_progress {
     double learning_rate;
 } render_progress;
 
-// Pictures of the train split move to the device as 8-bit values: the dataset's are freed.
+// Pictures of the train split move to the device as 8-bit values: the dataset's are freed, and it
+// is not looked at again. Close the trainer, then the model, then the context.
 render_trainer *render_trainer_open(render_model *model, render_dataset *dataset,
                                     ad_message *error);
 void render_trainer_close(render_trainer *trainer);
