@@ -129,6 +129,7 @@ uint8_t *fixture_read(const char *path, size_t *size) {
     rewind(file);
     uint8_t *bytes = malloc(*size + 1);
     cr_assert(bytes && fread(bytes, 1, *size, file) == *size, "%s: cannot be read", path);
+    bytes[*size] = 0;
     fclose(file);
     return bytes;
 }
