@@ -33,12 +33,14 @@ typedef struct call {
     int inputs, outputs;
     const ad_tensor *input;
     const void *attributes;
+    unsigned flags, types;  // of all operands: AD_REC_..., 1 << type
+    bool tangent, strided;  // an operand has a tangent, a layout
     ad_view in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX];
     ad_storage *in_storage[AD_INPUTS_MAX], *out_storage[AD_OUTPUTS_MAX];
     uint32_t slot[AD_OUTPUTS_MAX];
-    bool tracked, severed, tangent, f64;
-    bool plain; // the kernel can read the operands as they are
 } call;
+
+enum { NARROW_TYPES = 1 << AD_F16 | 1 << AD_BF16 };
 
 // Step 1: every operand is alive, ours, and there where it must be.
 static bool check_operands(ad_context *ctx, call *c) {
@@ -48,6 +50,8 @@ static bool check_operands(ad_context *ctx, call *c) {
                     op->inputs_max);
         return false;
     }
+    unsigned flags = 0, types = 0;
+    bool tangent = false, strided = false;
     for (int i = 0; i < c->inputs; i++) {
         if (!c->input[i].slot && op->optional >> i & 1) {
             c->in[i].data = NULL, c->in[i].rank = -1, c->in[i].type = AD_F32;
@@ -57,17 +61,15 @@ static bool check_operands(ad_context *ctx, call *c) {
         const ad_record *record = ad_record_of(ctx, c->input[i], op->name);
         if (!record) return false;
         ad_record_view(record, &c->in[i]);
-        c->plain &= !record->layout && !ad_type_is_narrow((ad_type)record->type);
         c->in_storage[i] = record->storage;
-        c->tracked |= record->flags & AD_REC_TRACKED;
-        c->severed |= record->flags & AD_REC_SEVERED;
-        c->tangent |= record->tangent != 0;
-        c->f64 |= record->type == AD_F64;
+        flags |= record->flags, types |= 1u << record->type;
+        tangent |= record->tangent != 0, strided |= record->layout != NULL;
         if (op->writes >> i & 1 && !(record->flags & AD_REC_PARAMETER)) {
             ad_raise_op(ctx, op, "operand %d is written but is neither a parameter nor a state", i);
             return false;
         }
     }
+    c->flags = flags, c->types = types, c->tangent = tangent, c->strided = strided;
     return true;
 }
 
@@ -79,52 +81,60 @@ static bool infer(ad_context *ctx, call *c, ad_infer *rule) {
     c->op->infer(rule);
     if (ctx->failed) return false;
     c->outputs = rule->outputs;
+    bool view = c->op->flags & AD_OP_VIEW;
     for (int i = 0; i < c->outputs; i++) {
+        ad_view *y = &c->out[i];
         int64_t count = 1;
-        for (int j = 0; j < c->out[i].rank; j++) {
-            int64_t size = c->out[i].size[j];
-            const int64_t most = INT64_MAX / 16;
-            bool large = count > most / INT32_MAX && size && count > most / size;
-            if (size < 0 || size > INT32_MAX || large) {
+        for (int j = y->rank - 1; j >= 0; j--) {
+            int64_t size = y->size[j];
+            if (!view) y->stride[j] = count;
+            if (size < 0 || size > INT32_MAX || __builtin_mul_overflow(count, size, &count)
+                || count > INT64_MAX / 16) {
                 ad_raise_op(ctx, c->op, "axis %d of the result would have the size %lld", j,
                             (long long)size);
                 return false;
             }
-            count *= size;
         }
-        c->plain &= !ad_type_is_narrow(c->out[i].type);
-        if (!(c->op->flags & AD_OP_VIEW)) ad_view_make_contiguous(&c->out[i]);
+        c->types |= 1u << y->type;
     }
     return true;
 }
 
+// Where a view begins in its storage, in elements; -1 where a record cannot say so.
+static int64_t view_start(ad_context *ctx, const call *c, const ad_infer *rule) {
+    const ad_record *base = ad_record_at(ctx, c->input[0].slot);
+    int64_t start = (base->layout ? base->offset : 0) + rule->view_offset;
+    return rule->view_offset < 0 || start > UINT32_MAX ? -1 : start;
+}
+
+// Shares the first operand's bytes. One that is contiguous from the start needs no layout.
+static bool share_bytes(ad_context *ctx, call *c, const ad_infer *rule, ad_record *record) {
+    ad_view *y = &c->out[0];
+    int64_t start = view_start(ctx, c, rule);
+    record->storage = c->in_storage[0];
+    record->storage->references++;
+    if (start == 0 && ad_view_contiguous(y)) return true;
+    for (int i = y->rank; i < AD_RANK_MAX; i++) y->stride[i] = 0;
+    record->layout = ad_layout_share(ctx, y->stride), record->offset = (uint32_t)start;
+    return record->layout;
+}
+
 // Step 3: records for the outputs; bytes of their own, or a view of the first operand's.
 static bool allocate(ad_context *ctx, call *c, const ad_infer *rule) {
-    bool view = c->op->flags & AD_OP_VIEW;
     for (int i = 0; i < c->outputs; i++) {
-        c->slot[i] = ad_record_new(ctx, c->out[i].type, c->out[i].rank, c->out[i].size);
-        if (!c->slot[i]) return false;
-        ad_record *record = ad_record_at(ctx, c->slot[i]);
-        if (view) {
-            record->layout = ad_arena_allocate(ctx, sizeof *record->layout);
-            if (!record->layout) return false;
-            const ad_record *base = ad_record_at(ctx, c->input[0].slot);
-            record->layout->offset = (base->layout ? base->layout->offset : 0) + rule->view_offset;
-            memcpy(record->layout->stride, c->out[0].stride, sizeof record->layout->stride);
-            record->storage = base->storage;
-            record->storage->references++;
-            if (record->layout->offset == 0 && ad_view_contiguous(&c->out[0]))
-                record->layout = NULL;
-        } else if (!ad_record_allocate(ctx, record)) {
+        const ad_view *y = &c->out[i];
+        ad_record *record = ad_record_new(ctx, y->type, y->rank, y->size, &c->slot[i]);
+        if (!record) return false;
+        if (!(c->op->flags & AD_OP_VIEW ? share_bytes(ctx, c, rule, record)
+                                        : ad_record_allocate(ctx, record)))
             return false;
-        }
         c->out[i].data = record->storage->data;
         c->out_storage[i] = record->storage;
     }
     return true;
 }
 
-// Step 6: tangents of the outputs from tangents of the inputs. Inside a rule none are made.
+// Step 5: tangents of the outputs from tangents of the inputs. Inside a rule none are made.
 static bool push_tangents(ad_context *ctx, call *c, const ad_tensor *output) {
     ad_tensor dx[AD_INPUTS_MAX], dy[AD_OUTPUTS_MAX] = {{0}};
     for (int i = 0; i < c->inputs; i++) {
@@ -167,16 +177,8 @@ static bool push_tangents(ad_context *ctx, call *c, const ad_tensor *output) {
     return true;
 }
 
-static bool note_work(ad_context *ctx, call *c, const ad_infer *rule) {
-    if (c->op->cost) {
-        double flops = 0, bytes = 0;
-        c->op->cost(rule, &flops, &bytes);
-        ctx->flops += flops;
-    }
-    // Writes bump the version that saved operands remember.
-    for (int i = 0; c->op->writes >> i && i < c->inputs; i++)
-        if (c->op->writes >> i & 1 && c->in_storage[i]) c->in_storage[i]->version++;
-    if (!ctx->options.check_numbers) return true;
+// Asked for: the first operation that makes a NaN or an infinity is the error.
+static bool check_numbers(ad_context *ctx, const call *c) {
     for (int i = 0; i < c->outputs; i++) {
         int64_t bad = c->op->flags & AD_OP_VIEW ? -1 : first_bad_number(ctx, &c->out[i]);
         if (bad < 0) continue;
@@ -187,6 +189,30 @@ static bool note_work(ad_context *ctx, call *c, const ad_infer *rule) {
         return false;
     }
     return true;
+}
+
+// Step 4: the kernel runs.
+static bool launch(ad_context *ctx, call *c, const ad_infer *rule) {
+    const ad_op *op = c->op;
+    if (!(op->flags & AD_OP_VIEW)) {
+        ad_launch job = {.op = op, .attributes = c->attributes, .inputs = c->inputs,
+                         .outputs = c->outputs, .input = c->in, .output = c->out};
+        bool plain = !c->strided && !(c->types & NARROW_TYPES);
+        if (!(plain ? ad_run_plain : ad_run)(ctx, &job, rule->workspace, c->in_storage,
+                                             c->out_storage)) {
+            ad_raise_op(ctx, op, "the kernel could not be run");
+            return false;
+        }
+    }
+    if (op->cost) {
+        double flops = 0, bytes = 0;
+        op->cost(rule, &flops, &bytes);
+        ctx->flops += flops;
+    }
+    // Writes bump the version that saved operands remember.
+    for (int i = 0; op->writes >> i && i < c->inputs; i++)
+        if (op->writes >> i & 1 && c->in_storage[i]) c->in_storage[i]->version++;
+    return !ctx->options.check_numbers || check_numbers(ctx, c);
 }
 
 static bool composed(ad_context *ctx, call *c, ad_tensor *output) {
@@ -203,13 +229,12 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
     ctx->scopes[ctx->scope_count - 1].ordinal++;
     call c;
     c.op = op, c.inputs = inputs, c.input = input, c.attributes = attributes;
-    c.tracked = c.severed = c.tangent = c.f64 = false, c.plain = true;
     if (!check_operands(ctx, &c)) return false;
-    bool grad = !(op->flags & AD_OP_NO_GRADIENT);
+    bool grad = !(op->flags & AD_OP_NO_GRADIENT), f64 = c.types >> AD_F64 & 1;
     bool dual = c.tangent && grad && !ctx->quiet;
-    if (op->compose && (!op->cpu || c.f64 || dual)) return composed(ctx, &c, output);
-    bool tracked = c.tracked && grad && !ctx->no_grad;
-    if (tracked && c.severed) {
+    if (op->compose && (!op->cpu || f64 || dual)) return composed(ctx, &c, output);
+    bool tracked = c.flags & AD_REC_TRACKED && grad && !ctx->no_grad;
+    if (tracked && c.flags & AD_REC_SEVERED) {
         ad_raise_op(ctx, op, "an operand lost its history at the end of its scope, so no gradient "
                     "would reach what made it; if that is meant, pass it through ad_stop_gradient");
         return false;
@@ -217,24 +242,16 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
     ad_infer rule;
     if (!infer(ctx, &c, &rule)) return false;
     ad_tensor packed;
-    if (op->flags & AD_OP_VIEW && rule.view_offset < 0) { // no view of this layout exists
+    if (op->flags & AD_OP_VIEW && view_start(ctx, &c, &rule) < 0) { // no such view exists
         packed = ad_contiguous(ctx, input[0]);
         if (!packed.slot) return false;
         c.input = &packed;
         ad_record_view(ad_record_at(ctx, packed.slot), &c.in[0]);
+        c.in_storage[0] = ad_record_at(ctx, packed.slot)->storage;
         if (!infer(ctx, &c, &rule)) return false;
     }
-    if (!allocate(ctx, &c, &rule)) return false;
-    if (!(op->flags & AD_OP_VIEW)
-        && !(c.plain ? ad_run_plain : ad_run)(ctx, op, inputs, c.in, c.outputs, c.out, attributes,
-                                        rule.workspace, c.in_storage, c.out_storage)) {
-        ad_raise_op(ctx, op, "the kernel could not be run");
-        return false;
-    }
-    if (!note_work(ctx, &c, &rule)) return false;
-    if ((tracked || ctx->force_record)
-        && !ad_tape_record(ctx, op, inputs, c.input, c.outputs, c.slot, attributes,
-                           op->compose ? ~0u : rule.saved_inputs, rule.saved_outputs, tracked))
+    if (!allocate(ctx, &c, &rule) || !launch(ctx, &c, &rule)) return false;
+    if ((tracked || ctx->force_record) && !ad_tape_record(ctx, &rule, c.input, c.slot, tracked))
         return false;
     for (int i = 0; i < c.outputs; i++) output[i] = ad_handle(ctx, c.slot[i]);
     return !dual || push_tangents(ctx, &c, output);
@@ -282,7 +299,8 @@ bool ad_node_rerun(ad_context *ctx, ad_node *node) {
         record->flags &= (uint16_t)~AD_REC_RELEASED;
         c.out[i].data = record->storage->data, c.out_storage[i] = record->storage;
     }
-    return node->op->flags & AD_OP_VIEW
-        || ad_run(ctx, node->op, c.inputs, c.in, c.outputs, c.out, c.attributes, rule.workspace,
-                  c.in_storage, c.out_storage);
+    ad_launch job = {.op = c.op, .attributes = c.attributes, .inputs = c.inputs,
+                     .outputs = c.outputs, .input = c.in, .output = c.out};
+    return c.op->flags & AD_OP_VIEW
+        || ad_run(ctx, &job, rule.workspace, c.in_storage, c.out_storage);
 }

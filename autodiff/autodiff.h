@@ -1,5 +1,5 @@
 /* adjoint/autodiff.h: the shared autodiff core, as a cheat sheet. Reads in pipeline order:
- * context, tensors, operations, gradients, programs, optimisers, snapshots, your own operation.
+ * context, tensors, operations, gradients, programs, optimisers, your own operation.
  *
  *     ad_context *ctx = ad_open(&(ad_options){ .seed = 1 });
  *     ad_tensor w = ad_parameter(ctx, "w", ad_he_normal(ctx, 64, 4));       // (64, 4)
@@ -300,7 +300,8 @@ ad_tensor ad_watch(ad_context *ctx, ad_tensor x); // the same values as a leaf o
 // a scalar y. xs: parameters, watched tensors, or anything on the tape.
 bool ad_grad(ad_context *ctx, ad_tensor y, ad_tensor dy, int n, const ad_tensor *xs,
              ad_tensor *dxs, unsigned flags);
-// Adds dy/dparameter to each ad_gradient(parameter); y a scalar. Consumes the tape below y.
+// Adds dy/dparameter to each ad_gradient(parameter); y a scalar. Consumes the tape below y: what
+// was made on the way can no longer be read (y can), unless by ad_keep before or AD_GRAD_KEEP.
 bool ad_grad_add(ad_context *ctx, ad_tensor y, int n, const ad_tensor *parameters, unsigned flags);
 
 ad_tensor ad_dual(ad_context *ctx, ad_tensor x, ad_tensor tangent); // x with a tangent

@@ -127,6 +127,7 @@ void ad_scope_end(ad_context *ctx) {
     ctx->node_count = scope.nodes;
     ad_owned_cut(ctx, scope.owned);
     ctx->arena.chunk = scope.arena_chunk, ctx->arena.used = scope.arena_used;
+    memset(ctx->layouts, 0, sizeof ctx->layouts);
     ctx->no_grad = scope.no_grad;
     ctx->scope_count--;
     if (ctx->closed_count && ctx->node_count == 0) ad_closed_sweep(ctx);

@@ -20,6 +20,10 @@ enum {
     AD_SCOPES_MAX = 64,
     AD_ERROR_BYTES = 2048
 };
+enum {
+    AD_STORAGE_CLASSES = 200,
+    AD_LAYOUTS_SHARED = 16 // a power of two
+};
 
 // What is true of a record.
 enum {
@@ -46,14 +50,13 @@ typedef struct ad_storage {
     uint32_t size_class;
 } ad_storage;
 
-typedef struct ad_layout {  // of a record that is not contiguous from its storage's start
-    int64_t offset;         // elements
-    int64_t stride[AD_RANK_MAX];
+typedef struct ad_layout {  // shared by records of equal strides
+    int64_t stride[AD_RANK_MAX]; // elements
 } ad_layout;
 
 typedef struct ad_record {  // 64 bytes
     ad_storage *storage;
-    ad_layout *layout;      // NULL: contiguous from the start
+    const ad_layout *layout; // NULL: contiguous from the start
     uint32_t size[AD_RANK_MAX];
     uint32_t generation;
     uint32_t node;          // that made it; AD_NO_NODE
@@ -61,7 +64,10 @@ typedef struct ad_record {  // 64 bytes
     uint32_t mark;          // of the backward pass under way
     uint16_t flags;
     uint8_t type, rank;
-    uint32_t name;          // 1 + index into names; 0
+    union {
+        uint32_t name;      // of a parameter or state: 1 + index into names
+        uint32_t offset;    // of a view that has a layout: elements
+    };
 } ad_record;
 
 typedef struct ad_operand {
@@ -118,12 +124,13 @@ struct ad_context {
     ad_storage *storage_free;
     void **storage_blocks;
     size_t storage_block_count, storage_block_used;
-    ad_storage **cache;     // by size class
+    ad_storage *cache[AD_STORAGE_CLASSES]; // released, by size class
     size_t live_bytes, cached_bytes, peak_bytes;
     // tape
     ad_node **nodes;
     size_t node_count, node_capacity;
     ad_arena arena;
+    const ad_layout *layouts[AD_LAYOUTS_SHARED]; // the youngest of each hash; cleared by scope ends
     ad_scope scopes[AD_SCOPES_MAX];
     int scope_count;
     int no_grad;            // depth
@@ -180,6 +187,8 @@ static inline bool ad_host_reserve(ad_context *ctx, void *array, size_t *capacit
 ad_storage *ad_storage_allocate(ad_context *ctx, size_t bytes);
 void ad_storage_release(ad_context *ctx, ad_storage *storage); // one reference less
 void *ad_arena_allocate(ad_context *ctx, size_t bytes);
+// These strides, zeros past the rank, for as long as the scope lives; NULL and an error.
+const ad_layout *ad_layout_share(ad_context *ctx, const int64_t *stride);
 void ad_memory_close(ad_context *ctx);
 
 /* ---- tensor.c, and what every operation does several times */
@@ -201,16 +210,19 @@ static inline ad_record *ad_record_of(ad_context *ctx, ad_tensor x, const char *
     ad_record_refuse(ctx, x, who);
     return NULL;
 }
-// A new record in the current scope, without bytes. size: rank entries.
-uint32_t ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *size);
-bool ad_record_allocate(ad_context *ctx, ad_record *record);
+// A new record in the current scope, without bytes; NULL and an error. size: rank entries.
+ad_record *ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *size,
+                         uint32_t *slot);
 void ad_record_free(ad_context *ctx, uint32_t slot);
 // Another record of the same bytes and tangent, made by no node.
 ad_tensor ad_alias(ad_context *ctx, ad_tensor x);
 void ad_owned_cut(ad_context *ctx, size_t length); // frees what was made since, but the kept
+void ad_owned_compact(ad_context *ctx, size_t length); // forgets what was made since and has ended
 void ad_closed_sweep(ad_context *ctx);             // frees what only an empty tape had named
 static inline bool ad_record_same_shape(const ad_record *a, const ad_record *b) {
-    return a->rank == b->rank && !memcmp(a->size, b->size, sizeof a->size); // past rank: zeros
+    bool same = a->rank == b->rank;
+    for (int i = 0; i < a->rank && same; i++) same = a->size[i] == b->size[i];
+    return same;
 }
 static inline int64_t ad_record_count(const ad_record *record) {
     int64_t count = 1;
@@ -221,25 +233,29 @@ static inline void ad_record_view(const ad_record *record, ad_view *view) {
     view->type = (ad_type)record->type;
     view->rank = record->rank;
     view->data = record->storage ? record->storage->data : NULL;
-    for (int i = 0; i < view->rank; i++) view->size[i] = record->size[i];
-    if (!record->layout) {
-        ad_view_make_contiguous(view);
-        return;
+    int64_t stride = 1;
+    for (int i = view->rank - 1; i >= 0; i--) {
+        view->size[i] = record->size[i];
+        view->stride[i] = stride, stride *= record->size[i];
     }
-    int64_t bytes = (int64_t)ad_type_bytes(view->type);
-    if (view->data) view->data = (char *)view->data + record->layout->offset * bytes;
-    for (int i = 0; i < view->rank; i++) view->stride[i] = record->layout->stride[i];
+    if (!record->layout) return;
+    if (view->data) view->data = (char *)view->data + record->offset * ad_type_bytes(view->type);
+    memcpy(view->stride, record->layout->stride, sizeof view->stride);
+}
+static inline bool ad_record_allocate(ad_context *ctx, ad_record *record) {
+    size_t element = record->type == AD_F64 ? 8 : ad_type_is_narrow((ad_type)record->type) ? 2 : 4;
+    record->storage = ad_storage_allocate(ctx, (size_t)ad_record_count(record) * element);
+    return record->storage;
 }
 void ad_drop_bytes(ad_context *ctx, ad_record *record);
 
 /* ---- launch.c */
 // Packs, widens and rounds where the kernel cannot read or write a view as it is; the plain one
 // is for where it can.
-bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
-            const ad_view *output, const void *attributes, size_t workspace,
+// Both fill in threads and workspace.
+bool ad_run(ad_context *ctx, ad_launch *launch, size_t workspace,
             ad_storage *const *input_storage, ad_storage *const *output_storage);
-bool ad_run_plain(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
-                  const ad_view *output, const void *attributes, size_t workspace,
+bool ad_run_plain(ad_context *ctx, ad_launch *launch, size_t workspace,
                   ad_storage *const *input_storage, ad_storage *const *output_storage);
 
 /* ---- apply.c */
@@ -250,10 +266,17 @@ static inline ad_operand *ad_node_inputs(ad_node *node) { return (ad_operand *)(
 static inline uint32_t *ad_node_outputs(ad_node *node) {
     return (uint32_t *)(ad_node_inputs(node) + node->inputs);
 }
-void *ad_node_attributes(ad_node *node);
-bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *input,
-                    int outputs, const uint32_t *output, const void *attributes,
-                    uint32_t saved_inputs, uint32_t saved_outputs, bool tracked);
+static inline size_t ad_node_bytes(int inputs, int outputs) { // without its attributes
+    size_t bytes = sizeof(ad_node) + (size_t)inputs * sizeof(ad_operand)
+                 + (size_t)outputs * sizeof(uint32_t);
+    return (bytes + 7) & ~(size_t)7;
+}
+static inline void *ad_node_attributes(ad_node *node) {
+    return (char *)node + ad_node_bytes(node->inputs, node->outputs);
+}
+// output: slots, as many as the rule says.
+bool ad_tape_record(ad_context *ctx, const ad_infer *rule, const ad_tensor *input,
+                    const uint32_t *output, bool tracked);
 
 /* ---- gradient.c */
 bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *dy, int n,

@@ -75,6 +75,7 @@ bool ad_file_begin(ad_file *file, const char *path, ad_message *error) {
     file->stream = descriptor >= 0 ? fdopen(descriptor, "wb") : NULL;
     if (descriptor >= 0 && !file->stream) {
         ad_fail(error, "%s: %s", path, strerror(errno));
+        if (file->temporary) unlink(file->temporary);
         close(descriptor);
     }
     if (!file->stream) ad_file_discard(file);

@@ -35,6 +35,19 @@ static int wanted_index(const sweep *s, const ad_record *record) {
                                                  : -1;
 }
 
+// What a cotangent of this tensor is good for.
+typedef struct place {
+    int index;                // of the wanted tensor that it is; -1
+    bool inner;               // made by a node that lies between xs and y
+} place;
+
+static place place_of(const sweep *s, const ad_record *record) {
+    bool derived = (record->flags & (AD_REC_TRACKED | AD_REC_LEAF)) == AD_REC_TRACKED;
+    size_t node = (size_t)record->node - s->first; // huge where it is none, or before the first
+    return (place){wanted_index(s, record),
+                   derived && node < s->last - s->first && s->reach[node]};
+}
+
 // The forward sweep: which nodes derive from xs.
 static size_t mark_nodes(sweep *s) {
     ad_context *ctx = s->ctx;
@@ -45,17 +58,22 @@ static size_t mark_nodes(sweep *s) {
         bool reach = false;
         for (int j = 0; node->tracked && j < node->inputs && !reach; j++) {
             if (!operand[j].slot) continue;
-            const ad_record *record = ad_record_at(ctx, operand[j].slot);
-            reach = wanted_index(s, record) >= 0
-                 || (record->flags & AD_REC_TRACKED && !(record->flags & AD_REC_LEAF)
-                     && record->node != AD_NO_NODE && record->node >= s->first
-                     && s->reach[record->node - s->first]);
+            place at = place_of(s, ad_record_at(ctx, operand[j].slot));
+            reach = at.index >= 0 || at.inner;
         }
         s->reach[i - s->first] = reach;
         s->base[i - s->first] = (uint32_t)outputs;
         outputs += node->outputs;
     }
     return outputs;
+}
+
+// Ends a cotangent that is ours. Tangents may be anywhere: then everything waits for its scope.
+static void end_cotangent(const sweep *s, ad_tensor x) {
+    ad_context *ctx = s->ctx;
+    if (!s->own || ctx->dual_count || !x.slot) return;
+    if (ad_record_at(ctx, x.slot)->flags & (AD_REC_ON_TAPE | AD_REC_TANGENT)) ad_free(ctx, x);
+    else ad_record_free(ctx, x.slot);
 }
 
 // sum += term, taking over term's record when we own it.
@@ -74,39 +92,37 @@ static void add_cotangent(sweep *s, ad_tensor *sum, ad_tensor term) {
         ad_storage *storage[2] = {total->storage, ad_record_at(ctx, term.slot)->storage};
         ad_record_view(total, &view[0]);
         ad_record_view(ad_record_at(ctx, term.slot), &view[1]);
-        ad_run(ctx, &ad_op_add, 2, view, 1, view, NULL, 0, storage, storage);
+        ad_launch add = {.op = &ad_op_add, .inputs = 2, .outputs = 1, .input = view,
+                         .output = view};
+        ad_run(ctx, &add, 0, storage, storage);
         ad_record_free(ctx, term.slot);
         return;
     }
     ad_tensor fresh = ad_add(ctx, *sum, term);
-    if (s->own && !ctx->dual_count) ad_free(ctx, *sum), ad_free(ctx, term);
+    end_cotangent(s, *sum), end_cotangent(s, term);
     *sum = fresh;
 }
 
 // Where a wanted or inner cotangent goes: a result, a gradient buffer, a pending cotangent.
-static void deliver(sweep *s, uint32_t slot, ad_tensor dx) {
+static void deliver(sweep *s, uint32_t slot, const ad_record *record, place at, ad_tensor dx) {
     ad_context *ctx = s->ctx;
-    const ad_record *record = ad_record_at(ctx, slot);
-    int index = wanted_index(s, record);
-    bool inner = !(record->flags & AD_REC_LEAF) && record->node != AD_NO_NODE
-              && record->node >= s->first && record->node < s->last
-              && s->reach[record->node - s->first];
-    if (index >= 0 && s->accumulate) {
-        ad_accumulate(ctx, ad_gradient(ctx, s->xs[index]), dx);
-        if (s->own && !ctx->dual_count) ad_free(ctx, dx);
+    if (at.index >= 0 && s->accumulate) {
+        ad_accumulate(ctx, ad_gradient(ctx, s->xs[at.index]), dx);
+        end_cotangent(s, dx);
         return;
     }
-    if (index >= 0) {
-        ad_tensor mine = inner && s->own ? ad_alias(ctx, dx) : dx;
-        add_cotangent(s, &s->dxs[index], mine);
+    if (at.index >= 0) {
+        ad_tensor mine = at.inner && s->own ? ad_alias(ctx, dx) : dx;
+        add_cotangent(s, &s->dxs[at.index], mine);
     }
-    if (inner) {
-        ad_node *node = ctx->nodes[record->node];
-        int output = 0;
-        while (ad_node_outputs(node)[output] != slot) output++;
-        add_cotangent(s, &s->pending[s->base[record->node - s->first] + (uint32_t)output], dx);
-    } else if (index < 0 && s->own && !ctx->dual_count) {
-        ad_free(ctx, dx);
+    if (at.inner) {
+        const uint32_t *output = ad_node_outputs(ctx->nodes[record->node]);
+        ad_tensor *sum = &s->pending[s->base[record->node - s->first]];
+        while (*output++ != slot) sum++;
+        if (sum->slot) add_cotangent(s, sum, dx);
+        else *sum = dx;
+    } else if (at.index < 0) {
+        end_cotangent(s, dx);
     }
 }
 
@@ -115,15 +131,16 @@ static bool check_saved(sweep *s, ad_node *node) {
     ad_context *ctx = s->ctx;
     const ad_operand *operand = ad_node_inputs(node);
     bool missing = false;
+    if (!node->saved_inputs && !node->saved_outputs) return true;
     for (int i = 0; i < node->inputs; i++) {
         if (!operand[i].slot || !(node->saved_inputs >> i & 1)) continue;
         const ad_record *record = ad_record_at(ctx, operand[i].slot);
         missing |= !record->storage;
         if (record->storage && record->storage->version != operand[i].version) {
+            const char *name = ad_name(ctx, ad_handle(ctx, operand[i].slot));
             ad_raise_op(ctx, node->op, "its operand %d%s%s was overwritten after operation %u of "
                         "the forward pass had read it: take the gradient first, or make a copy", i,
-                        record->name ? ", " : "",
-                        record->name ? ctx->names[record->name - 1].name : "", node->ordinal);
+                        *name ? ", " : "", name, node->ordinal);
             return false;
         }
     }
@@ -178,7 +195,7 @@ static bool is_first_order(const sweep *s, const ad_vjp *rule) {
     return plain;
 }
 
-static void run_rule(sweep *s, ad_vjp *rule) {
+static void run_fused(sweep *s, ad_vjp *rule) {
     const ad_op *op = rule->op;
     if (op->vjp_fused && is_first_order(s, rule)) op->vjp_fused(rule);
     else if (op->compose) vjp_composed(s, rule);
@@ -186,35 +203,45 @@ static void run_rule(sweep *s, ad_vjp *rule) {
     else ad_raise_op(s->ctx, op, "it has no gradient rule (vjp)");
 }
 
-// Takes a rule's result over: same shape as the operand, and a record that is ours alone.
-static bool adopt(sweep *s, ad_vjp *rule, int i, size_t mark) {
+__attribute__((cold)) static bool wrong_shape(ad_context *ctx, const ad_op *op, int i,
+                                              const ad_record *dx, const ad_record *x) {
+    ad_view a, b;
+    char given[160], expected[160];
+    ad_record_view(dx, &a), ad_record_view(x, &b);
+    ad_view_text(&a, given, sizeof given), ad_view_text(&b, expected, sizeof expected);
+    ad_raise_op(ctx, op, "its vjp gave %s for operand %d of %s", given, i, expected);
+    return false;
+}
+
+// Takes a rule's result over: same shape as the operand, and a record that is ours alone. Counts
+// the results among what the rule made.
+static bool adopt(sweep *s, ad_vjp *rule, int i, const ad_record *x, size_t mark, ad_tensor *dy,
+                  size_t *made) {
     ad_context *ctx = s->ctx;
-    const ad_record *dx = ad_record_of(ctx, rule->dx[i], rule->op->name);
+    ad_tensor given = rule->dx[i];
+    const ad_record *dx = ad_record_of(ctx, given, rule->op->name);
     if (!dx) return false;
-    const ad_record *x = ad_record_at(ctx, rule->input[i].slot);
-    if (!ad_record_same_shape(dx, x)) {
-        ad_view a, b;
-        char given[160], expected[160];
-        ad_record_view(dx, &a), ad_record_view(x, &b);
-        ad_view_text(&a, given, sizeof given), ad_view_text(&b, expected, sizeof expected);
-        ad_raise_op(ctx, rule->op, "its vjp gave %s for operand %d of %s", given, i, expected);
-        return false;
-    }
+    if (!ad_record_same_shape(dx, x)) return wrong_shape(ctx, rule->op, i, dx, x);
     if (!s->own) return true;
-    // Made by this rule and not handed out before? Then it is ours; else share its bytes.
-    bool fresh = false;
-    for (size_t j = mark; j < ctx->owned_count && !fresh; j++)
-        fresh = ctx->owned[j].slot == rule->dx[i].slot
-             && ctx->owned[j].generation == rule->dx[i].generation;
-    for (int j = 0; j < i; j++) fresh = fresh && rule->dx[j].slot != rule->dx[i].slot;
-    if (!fresh) rule->dx[i] = ad_alias(ctx, rule->dx[i]);
+    // Handed out before? Made by this rule? The cotangent itself, passed on? Else share its bytes.
+    bool ours = true, fresh = false;
+    for (int j = 0; j < i && ours; j++) ours = rule->dx[j].slot != given.slot;
+    for (size_t j = mark; j < ctx->owned_count && ours && !fresh; j++)
+        fresh = ctx->owned[j].slot == given.slot && ctx->owned[j].generation == given.generation;
+    for (int j = 0; j < rule->outputs && ours && !fresh && !ctx->dual_count; j++)
+        if (dy[j].slot == given.slot) {
+            dy[j] = (ad_tensor){0}; // moved
+            return true;
+        }
+    if (!fresh) rule->dx[i] = ad_alias(ctx, given);
+    ++*made;
     return rule->dx[i].slot;
 }
 
 // Ends what a rule made on the way, all but its results.
-static void end_temporaries(sweep *s, const ad_vjp *rule, size_t mark) {
+static void end_temporaries(sweep *s, const ad_vjp *rule, size_t results, size_t mark) {
     ad_context *ctx = s->ctx;
-    if (!s->own || ctx->dual_count) return;
+    if (!s->own || ctx->dual_count || ctx->owned_count == mark + results) return;
     size_t left = mark;
     for (size_t j = mark; j < ctx->owned_count; j++) {
         ad_owned owned = ctx->owned[j];
@@ -248,37 +275,39 @@ static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
     if (!check_saved(s, node)) return false;
     ad_tensor input[AD_INPUTS_MAX], output[AD_OUTPUTS_MAX];
     ad_tensor dx[AD_INPUTS_MAX], target[AD_INPUTS_MAX];
+    const ad_record *x[AD_INPUTS_MAX];
+    place at[AD_INPUTS_MAX];
     ad_vjp rule = {.ctx = ctx, .op = node->op, .attributes = ad_node_attributes(node),
                    .inputs = node->inputs, .outputs = node->outputs, .input = input,
                    .output = output, .dy = dy, .dx = dx, .target = target};
     for (int i = 0; i < node->inputs; i++) {
         uint32_t slot = ad_node_inputs(node)[i].slot;
-        dx[i] = target[i] = (ad_tensor){0};
-        input[i] = slot ? ad_handle(ctx, slot) : (ad_tensor){0};
+        dx[i] = target[i] = input[i] = (ad_tensor){0};
         if (!slot) continue;
-        const ad_record *record = ad_record_at(ctx, slot);
-        int index = wanted_index(s, record);
-        bool inner = record->flags & AD_REC_TRACKED && !(record->flags & AD_REC_LEAF)
-                  && record->node != AD_NO_NODE && record->node >= s->first
-                  && s->reach[record->node - s->first];
-        if (index < 0 && !inner) continue;
+        const ad_record *record = x[i] = ad_record_at(ctx, slot);
+        input[i] = ad_handle(ctx, slot);
+        at[i] = place_of(s, record);
+        if (at[i].index < 0 && !at[i].inner) continue;
         rule.wanted |= 1u << i;
-        if (s->accumulate && index >= 0) target[i] = ad_gradient(ctx, s->xs[index]);
+        if (s->accumulate && at[i].index >= 0) target[i] = ad_gradient(ctx, s->xs[at[i].index]);
     }
     for (int i = 0; i < node->outputs; i++) output[i] = ad_handle(ctx, ad_node_outputs(node)[i]);
     size_t mark = ctx->owned_count;
     bool closed[AD_INPUTS_MAX + AD_OUTPUTS_MAX], any_closed = ctx->closed_count;
     if (any_closed) open_handles(ctx, node, closed, true);
-    run_rule(s, &rule);
+    if (node->op->vjp && !node->op->vjp_fused && !node->op->compose) node->op->vjp(&rule);
+    else run_fused(s, &rule);
     if (any_closed) open_handles(ctx, node, closed, false);
     if (ctx->failed) return false;
+    size_t results = 0;
     for (int i = 0; i < rule.inputs; i++) {
         if (!(rule.wanted >> i & 1) || rule.done >> i & 1) dx[i] = (ad_tensor){0};
-        if (dx[i].slot && !adopt(s, &rule, i, mark)) return false;
+        if (!dx[i].slot) continue;
+        if (!adopt(s, &rule, i, x[i], mark, dy, &results)) return false;
     }
-    end_temporaries(s, &rule, mark);
+    end_temporaries(s, &rule, results, mark);
     for (int i = 0; i < rule.inputs && !ctx->failed; i++)
-        if (dx[i].slot) deliver(s, input[i].slot, dx[i]);
+        if (dx[i].slot) deliver(s, input[i].slot, x[i], at[i], dx[i]);
     return !ctx->failed;
 }
 
@@ -286,7 +315,7 @@ static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
 static void let_go(sweep *s, ad_node *node, ad_tensor *dy, const ad_tensor *y, int ys) {
     ad_context *ctx = s->ctx;
     for (int i = 0; i < node->outputs; i++) {
-        if (s->own && !ctx->dual_count && dy[i].slot) ad_free(ctx, dy[i]);
+        end_cotangent(s, dy[i]);
         dy[i] = (ad_tensor){0};
         if (!(s->flags & AD_GRAD_RELEASE)) continue;
         ad_record *record = ad_record_at(ctx, ad_node_outputs(node)[i]);
@@ -335,6 +364,7 @@ bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *
         return false;
     }
     if (!find_range(&s, ys, y)) return false;
+    size_t owned = ctx->owned_count;
     size_t count = s.last - s.first, outputs = 0;
     for (size_t i = s.first; i < s.last; i++) outputs += ctx->nodes[i]->outputs;
     size_t bytes = (outputs + 1) * sizeof(ad_tensor) + count * 5 + (size_t)n * 4 + 16;
@@ -363,7 +393,8 @@ bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *
     for (int i = 0; i < ys && !ctx->failed; i++) {
         if (!y[i].slot || !dy[i].slot) continue;
         ad_tensor seed = s.own ? ad_alias(ctx, dy[i]) : dy[i];
-        if (seed.slot) deliver(&s, y[i].slot, seed);
+        const ad_record *record = ad_record_at(ctx, y[i].slot);
+        if (seed.slot) deliver(&s, y[i].slot, record, place_of(&s, record), seed);
     }
     for (size_t i = s.last; i-- > s.first && !ctx->failed;) {
         ad_node *node = ctx->nodes[i];
@@ -379,6 +410,7 @@ bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *
         if (last > i && dxs[last].slot) dxs[i] = s.own ? ad_alias(ctx, dxs[last]) : dxs[last];
     }
     for (int i = n; i-- > 0;) ad_record_at(ctx, xs[i].slot)->mark = old_mark[i];
+    if (s.own && !ctx->dual_count) ad_owned_compact(ctx, owned);
     if (s.own) ctx->no_grad--, ctx->force_record = force_record;
     ctx->backward_depth--;
     ad_host_release(ctx, memory);

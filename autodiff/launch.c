@@ -34,32 +34,40 @@ void ad_view_text(const ad_view *view, char *text, size_t bytes) {
 
 /* ---- launches */
 
-bool ad_run_plain(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
-                  const ad_view *output, const void *attributes, size_t workspace,
+bool ad_run_plain(ad_context *ctx, ad_launch *launch, size_t workspace,
                   ad_storage *const *input_storage, ad_storage *const *output_storage) {
     ad_storage *scratch = NULL;
+    launch->threads = ctx->options.threads, launch->workspace = NULL;
     if (workspace) {
         scratch = ad_storage_allocate(ctx, workspace);
         if (!scratch) return false;
+        launch->workspace = scratch->data;
     }
-    ad_launch job = {.op = op, .attributes = attributes, .inputs = inputs, .outputs = outputs,
-                     .threads = ctx->options.threads, .input = input, .output = output,
-                     .workspace = scratch ? scratch->data : NULL};
-    bool good = ctx->device.launch(&ctx->device, &job);
+    bool good = ctx->device.launch(&ctx->device, launch);
     ctx->launches++;
     if (good && ctx->capture) {
         ad_storage *storages[AD_OUTPUTS_MAX + 1];
-        for (int i = 0; i < outputs; i++) storages[i] = output_storage[i];
-        storages[outputs] = scratch;
-        good = ad_capture_launch(ctx, &job, input_storage, storages);
+        for (int i = 0; i < launch->outputs; i++) storages[i] = output_storage[i];
+        storages[launch->outputs] = scratch;
+        good = ad_capture_launch(ctx, launch, input_storage, storages);
     }
     if (scratch) ad_storage_release(ctx, scratch);
     return good;
 }
 
-bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, int outputs,
-            const ad_view *output, const void *attributes, size_t workspace,
+// Packs, widens or rounds one view into another.
+static bool run_cast(ad_context *ctx, const ad_view *from, ad_storage *const *from_storage,
+                     const ad_view *to, ad_storage *const *to_storage) {
+    ad_launch cast = {.op = &ad_op_cast, .attributes = &to->type, .inputs = 1, .outputs = 1,
+                      .input = from, .output = to};
+    return ad_run_plain(ctx, &cast, 0, from_storage, to_storage);
+}
+
+bool ad_run(ad_context *ctx, ad_launch *launch, size_t workspace,
             ad_storage *const *input_storage, ad_storage *const *output_storage) {
+    const ad_op *op = launch->op;
+    int inputs = launch->inputs, outputs = launch->outputs;
+    const ad_view *input = launch->input, *output = launch->output;
     bool storage_ok = op->flags & AD_OP_STORAGE, strided_ok = op->flags & AD_OP_STRIDED;
     bool plain = true;
     for (int i = 0; i < inputs; i++)
@@ -67,9 +75,7 @@ bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, 
             plain &= (storage_ok || !ad_type_is_narrow(input[i].type))
                   && (strided_ok || ad_view_contiguous(&input[i]));
     for (int i = 0; i < outputs; i++) plain &= storage_ok || !ad_type_is_narrow(output[i].type);
-    if (plain)
-        return ad_run_plain(ctx, op, inputs, input, outputs, output, attributes, workspace,
-                      input_storage, output_storage);
+    if (plain) return ad_run_plain(ctx, launch, workspace, input_storage, output_storage);
 
     // Stand-ins for what the kernel cannot read or write as it is.
     ad_view in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX];
@@ -89,8 +95,7 @@ bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, 
         if (!in_storage[i]) { good = false; break; }
         made[made_count++] = in_storage[i];
         in[i].data = in_storage[i]->data;
-        good = ad_run_plain(ctx, &ad_op_cast, 1, &input[i], 1, &in[i], &in[i].type, 0,
-                      &input_storage[i], &in_storage[i]);
+        good = run_cast(ctx, &input[i], &input_storage[i], &in[i], &in_storage[i]);
     }
     for (int i = 0; i < outputs && good; i++) {
         out[i] = output[i], out_storage[i] = output_storage[i];
@@ -101,17 +106,16 @@ bool ad_run(ad_context *ctx, const ad_op *op, int inputs, const ad_view *input, 
         made[made_count++] = out_storage[i];
         out[i].data = out_storage[i]->data;
     }
-    good = good && ad_run_plain(ctx, op, inputs, in, outputs, out, attributes, workspace,
-                                in_storage, out_storage);
+    ad_launch stand_in = *launch;
+    stand_in.input = in, stand_in.output = out;
+    good = good && ad_run_plain(ctx, &stand_in, workspace, in_storage, out_storage);
     // Round narrow outputs, and narrow states that the kernel wrote.
     for (int i = 0; i < outputs && good; i++)
         if (out[i].data != output[i].data)
-            good = ad_run_plain(ctx, &ad_op_cast, 1, &out[i], 1, &output[i], &output[i].type, 0,
-                          &out_storage[i], &output_storage[i]);
+            good = run_cast(ctx, &out[i], &out_storage[i], &output[i], &output_storage[i]);
     for (int i = 0; i < inputs && good; i++)
         if (op->writes >> i & 1 && in[i].data != input[i].data)
-            good = ad_run_plain(ctx, &ad_op_cast, 1, &in[i], 1, &input[i], &input[i].type, 0,
-                          &in_storage[i], &input_storage[i]);
+            good = run_cast(ctx, &in[i], &in_storage[i], &input[i], &input_storage[i]);
     while (made_count) ad_storage_release(ctx, made[--made_count]);
     return good;
 }

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STORAGES_PER_BLOCK = 512, ARENA_CHUNK_BYTES = 1 << 16, CLASSES = 200 };
+enum { STORAGES_PER_BLOCK = 512, ARENA_CHUNK_BYTES = 1 << 16 };
 
 void *ad_host_allocate(ad_context *ctx, size_t bytes) {
     if (ctx->options.allocate) return ctx->options.allocate(ctx->options.user, bytes);
@@ -40,12 +40,15 @@ bool ad_host_grow(ad_context *ctx, void *array, size_t *capacity, size_t need, s
 
 // The class of a size and its bytes: 64, 80, 96, 112, 128, 160, ...
 static int class_of(size_t bytes, size_t *rounded) {
-    int class = 0, shift = 4; // a quarter of the power of two below is 1 << shift
-    for (; (size_t)128 << class / 4 <= bytes; class += 4) shift++;
-    size_t base = (size_t)4 << shift, over = bytes > base ? bytes - base : 0;
-    size_t steps = (over + ((size_t)1 << shift) - 1) >> shift;
-    *rounded = base + (steps << shift);
-    return class + (int)steps;
+    if (bytes <= 64) {
+        *rounded = 64;
+        return 0;
+    }
+    // A quarter of the power of two below is 1 << shift, and 4 to 7 quarters are full.
+    int shift = 61 - __builtin_clzll(bytes - 1);
+    size_t quarters = (bytes - 1) >> shift;
+    *rounded = (quarters + 1) << shift;
+    return 4 * (shift - 4) + (int)quarters - 3;
 }
 
 static void give_back(ad_context *ctx, ad_storage *storage) {
@@ -58,7 +61,7 @@ static void give_back(ad_context *ctx, ad_storage *storage) {
 // Returns waiting storages to the system until `bytes` more would fit, the largest first.
 static void trim(ad_context *ctx, size_t bytes) {
     size_t freed = 0;
-    for (int class = CLASSES - 1; class >= 0 && freed < bytes; class--)
+    for (int class = AD_STORAGE_CLASSES - 1; class >= 0 && freed < bytes; class--)
         while (ctx->cache[class] && freed < bytes) {
             ad_storage *storage = ctx->cache[class];
             ctx->cache[class] = storage->next_free;
@@ -89,51 +92,49 @@ static ad_storage *storage_header(ad_context *ctx) {
     return storage;
 }
 
-ad_storage *ad_storage_allocate(ad_context *ctx, size_t bytes) {
-    size_t rounded;
-    int class = class_of(bytes, &rounded);
-    if (class >= CLASSES) {
+// A storage from the device: within the limit, and asking twice at most.
+static ad_storage *storage_fresh(ad_context *ctx, int class, size_t bytes) {
+    size_t limit = ctx->options.memory_limit;
+    if (class >= AD_STORAGE_CLASSES) {
         ad_raise(ctx, "a tensor of %zu bytes is too large", bytes);
         return NULL;
     }
-    if (!ctx->cache) {
-        ctx->cache = ad_host_allocate(ctx, CLASSES * sizeof *ctx->cache);
-        if (!ctx->cache) {
-            ad_raise(ctx, "out of memory when the context's tables were made");
-            return NULL;
-        }
-        memset(ctx->cache, 0, CLASSES * sizeof *ctx->cache);
+    if (limit && ctx->live_bytes + ctx->cached_bytes + bytes > limit)
+        trim(ctx, ctx->live_bytes + ctx->cached_bytes + bytes - limit);
+    if (limit && ctx->live_bytes + bytes > limit) {
+        ad_raise(ctx, "out of memory: %zu bytes wanted, %zu of the limit of %zu are in use",
+                 bytes, ctx->live_bytes, limit);
+        return NULL;
     }
-    ad_storage *storage = ctx->cache[class];
-    size_t limit = ctx->options.memory_limit;
+    ad_storage *storage = storage_header(ctx);
+    if (!storage) {
+        ad_raise(ctx, "out of memory for the core's tables");
+        return NULL;
+    }
+    storage->data = ctx->device.allocate(&ctx->device, bytes);
+    if (!storage->data) {
+        trim(ctx, SIZE_MAX);
+        storage->data = ctx->device.allocate(&ctx->device, bytes);
+    }
+    if (!storage->data) {
+        storage->next_free = ctx->storage_free, ctx->storage_free = storage;
+        ad_raise(ctx, "out of memory: %zu bytes wanted, %zu in use", bytes, ctx->live_bytes);
+        return NULL;
+    }
+    storage->bytes = bytes, storage->size_class = (uint32_t)class;
+    return storage;
+}
+
+ad_storage *ad_storage_allocate(ad_context *ctx, size_t bytes) {
+    size_t rounded;
+    int class = class_of(bytes, &rounded);
+    ad_storage *storage = class < AD_STORAGE_CLASSES ? ctx->cache[class] : NULL;
     if (storage) {
         ctx->cache[class] = storage->next_free;
         ctx->cached_bytes -= rounded;
     } else {
-        // Nothing waits in this class: stay within the limit, then ask the device, twice at most.
-        if (limit && ctx->live_bytes + ctx->cached_bytes + rounded > limit)
-            trim(ctx, ctx->live_bytes + ctx->cached_bytes + rounded - limit);
-        if (limit && ctx->live_bytes + rounded > limit) {
-            ad_raise(ctx, "out of memory: %zu bytes wanted, %zu of the limit of %zu are in use",
-                     rounded, ctx->live_bytes, limit);
-            return NULL;
-        }
-        storage = storage_header(ctx);
-        if (!storage) {
-            ad_raise(ctx, "out of memory for the core's tables");
-            return NULL;
-        }
-        storage->data = ctx->device.allocate(&ctx->device, rounded);
-        if (!storage->data) {
-            trim(ctx, SIZE_MAX);
-            storage->data = ctx->device.allocate(&ctx->device, rounded);
-        }
-        if (!storage->data) {
-            storage->next_free = ctx->storage_free, ctx->storage_free = storage;
-            ad_raise(ctx, "out of memory: %zu bytes wanted, %zu in use", rounded, ctx->live_bytes);
-            return NULL;
-        }
-        storage->bytes = rounded, storage->size_class = (uint32_t)class;
+        storage = storage_fresh(ctx, class, rounded);
+        if (!storage) return NULL;
     }
     ctx->live_bytes += rounded;
     if (ctx->live_bytes > ctx->peak_bytes) ctx->peak_bytes = ctx->live_bytes;
@@ -154,33 +155,52 @@ void ad_storage_release(ad_context *ctx, ad_storage *storage) {
     ctx->cache[storage->size_class] = storage;
 }
 
-void *ad_arena_allocate(ad_context *ctx, size_t bytes) {
+// Goes on to the next chunk, which may have to be made.
+static bool arena_grow(ad_context *ctx, size_t bytes) {
     ad_arena *arena = &ctx->arena;
-    bytes = (bytes + 7) / 8 * 8;
     if (bytes > ARENA_CHUNK_BYTES) {
         ad_raise(ctx, "an operation's record of %zu bytes is too large", bytes);
-        return NULL;
+        return false;
     }
-    if (arena->chunk_count && arena->used + bytes > ARENA_CHUNK_BYTES)
-        arena->chunk++, arena->used = 0;
+    if (arena->chunk < arena->chunk_count) arena->chunk++, arena->used = 0;
     if (arena->chunk >= arena->chunk_count) {
         size_t capacity = arena->chunk_count;
         if (!capacity || (capacity & (capacity - 1)) == 0) {
             // The table of chunks doubles at powers of two.
             size_t larger = capacity ? capacity : 0, need = capacity ? capacity * 2 : 1;
             if (!ad_host_grow(ctx, &arena->chunks, &larger, need, sizeof *arena->chunks))
-                return NULL;
+                return false;
         }
         char *chunk = ad_host_allocate(ctx, ARENA_CHUNK_BYTES);
         if (!chunk) {
             ad_raise(ctx, "out of memory for the tape");
-            return NULL;
+            return false;
         }
         arena->chunks[arena->chunk_count++] = chunk;
     }
+    return true;
+}
+
+void *ad_arena_allocate(ad_context *ctx, size_t bytes) {
+    ad_arena *arena = &ctx->arena;
+    bytes = (bytes + 7) & ~(size_t)7;
+    bool room = arena->chunk < arena->chunk_count && arena->used + bytes <= ARENA_CHUNK_BYTES;
+    if (!room && !arena_grow(ctx, bytes)) return NULL;
     void *memory = arena->chunks[arena->chunk] + arena->used;
     arena->used += bytes;
     return memory;
+}
+
+const ad_layout *ad_layout_share(ad_context *ctx, const int64_t *stride) {
+    uint64_t hash = 0;
+    for (int i = 0; i < AD_RANK_MAX; i++)
+        hash = (hash ^ (uint64_t)stride[i]) * 0x9e3779b97f4a7c15u;
+    const ad_layout **known = &ctx->layouts[hash >> 32 & (AD_LAYOUTS_SHARED - 1)];
+    if (*known && !memcmp((*known)->stride, stride, sizeof (*known)->stride)) return *known;
+    ad_layout *layout = ad_arena_allocate(ctx, sizeof *layout);
+    if (!layout) return NULL;
+    memcpy(layout->stride, stride, sizeof layout->stride);
+    return *known = layout;
 }
 
 void ad_memory_close(ad_context *ctx) {
@@ -192,14 +212,14 @@ void ad_memory_close(ad_context *ctx) {
             record->storage = NULL;
         }
     }
-    if (ctx->cache) trim(ctx, SIZE_MAX);
+    trim(ctx, SIZE_MAX);
     for (size_t i = 0; i < ctx->name_count; i++) ad_host_release(ctx, ctx->names[i].name);
     for (size_t i = 0; i < ctx->chunk_count; i++) ad_host_release(ctx, ctx->chunks[i]);
     for (size_t i = 0; i < ctx->storage_block_count; i++)
         ad_host_release(ctx, ctx->storage_blocks[i]);
     for (size_t i = 0; i < ctx->arena.chunk_count; i++) ad_host_release(ctx, ctx->arena.chunks[i]);
     void *tables[] = {ctx->chunks, ctx->free_slots, ctx->owned, ctx->names, ctx->storage_blocks,
-                      ctx->cache, ctx->nodes, ctx->arena.chunks};
+                      ctx->nodes, ctx->arena.chunks};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) ad_host_release(ctx, tables[i]);
 }
 

@@ -72,7 +72,8 @@ ad_tensor ad_state(ad_context *ctx, const char *name, ad_tensor initial) {
 const char *ad_name(ad_context *ctx, ad_tensor x) {
     if (!ctx || !x.slot || x.context != ctx || x.slot >= ctx->slots_used) return "";
     const ad_record *record = ad_record_at(ctx, x.slot);
-    if (record->generation != x.generation || !record->name) return "";
+    bool named = record->flags & AD_REC_PARAMETER && record->name;
+    if (record->generation != x.generation || !named) return "";
     return ctx->names[record->name - 1].name;
 }
 
@@ -93,11 +94,9 @@ ad_tensor ad_gradient(ad_context *ctx, ad_tensor parameter) {
         size_t index = record->name - 1;
         // Sums of gradients are kept in f32 even where the parameter is narrow.
         ad_type type = record->type == AD_F64 ? AD_F64 : AD_F32;
-        size_t mark = ctx->owned_count;
         ad_tensor zeros = ad_full(ctx, type, ad_shape_of(ctx, parameter), 0.0);
         ad_tensor buffer = ad_state(ctx, name, zeros);
         ad_free(ctx, zeros);
-        (void)mark;
         if (!buffer.slot) return (ad_tensor){0};
         entry = &ctx->names[index];
         entry->gradient = buffer.slot, entry->gradient_generation = buffer.generation;

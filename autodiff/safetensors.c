@@ -170,7 +170,8 @@ bool ad_safetensors_write(const char *path, const ad_safetensors_source *sources
     uint64_t data_bytes =
         header_write(&header, sources, order, source_count, metadata, metadata_count);
     if (header.failed || header.count > HEADER_BYTES_MAX) {
-        ad_fail(error, "%s: a header of this size cannot be written", path);
+        ad_fail(error, "%s: %s", path, header.failed ? "out of memory"
+                                                     : "a header of this size cannot be written");
         goto done;
     }
     if (!header_check(&header, data_bytes, path, error)) goto done;

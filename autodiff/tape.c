@@ -7,19 +7,17 @@
 
 #include <string.h>
 
-void *ad_node_attributes(ad_node *node) {
-    char *end = (char *)(ad_node_outputs(node) + node->outputs);
-    return (void *)(((uintptr_t)end + 7) & ~(uintptr_t)7);
-}
-
-bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *input,
-                    int outputs, const uint32_t *output, const void *attributes,
-                    uint32_t saved_inputs, uint32_t saved_outputs, bool tracked) {
-    size_t bytes = sizeof(ad_node) + (size_t)inputs * sizeof(ad_operand)
-                 + (size_t)outputs * sizeof(uint32_t) + op->attribute_bytes + 8;
+bool ad_tape_record(ad_context *ctx, const ad_infer *rule, const ad_tensor *input,
+                    const uint32_t *output, bool tracked) {
+    const ad_op *op = rule->op;
+    int inputs = rule->inputs, outputs = rule->outputs;
+    bool rerun = ctx->force_record > 0; // then everything is read again
+    uint32_t saved_inputs = rule->saved_inputs, saved_outputs = rule->saved_outputs;
+    if (op->compose) saved_inputs = ~0u;
     if (!ad_host_reserve(ctx, &ctx->nodes, &ctx->node_capacity, ctx->node_count + 1,
                          sizeof *ctx->nodes))
         return false;
+    size_t bytes = ad_node_bytes(inputs, outputs) + op->attribute_bytes;
     ad_node *node = ad_arena_allocate(ctx, bytes);
     if (!node) return false;
     *node = (ad_node){.op = op, .inputs = (uint8_t)inputs, .outputs = (uint8_t)outputs,
@@ -27,7 +25,7 @@ bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tenso
                       .saved_outputs = (uint16_t)saved_outputs,
                       .checkpoint = (uint16_t)ctx->checkpoint,
                       .ordinal = ctx->scopes[ctx->scope_count - 1].ordinal};
-    bool rerun = ctx->force_record > 0;
+    uint32_t read_inputs = rerun ? ~0u : saved_inputs, read_outputs = rerun ? ~0u : saved_outputs;
     for (int i = 0; i < inputs; i++) {
         ad_operand *operand = &ad_node_inputs(node)[i];
         *operand = (ad_operand){input[i].slot, 0};
@@ -35,7 +33,7 @@ bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tenso
         ad_record *record = ad_record_at(ctx, input[i].slot);
         operand->version = record->storage->version;
         record->flags |= AD_REC_ON_TAPE;
-        if (saved_inputs >> i & 1 || rerun) record->flags |= AD_REC_SAVED;
+        if (read_inputs >> i & 1) record->flags |= AD_REC_SAVED;
     }
     for (int i = 0; i < outputs; i++) {
         ad_record *record = ad_record_at(ctx, output[i]);
@@ -44,9 +42,10 @@ bool ad_tape_record(ad_context *ctx, const ad_op *op, int inputs, const ad_tenso
         record->flags |= AD_REC_ON_TAPE;
         bool real = record->type != AD_I32 && record->type != AD_U32;
         if (tracked && real) record->flags |= AD_REC_TRACKED;
-        if (saved_outputs >> i & 1 || rerun) record->flags |= AD_REC_SAVED;
+        if (read_outputs >> i & 1) record->flags |= AD_REC_SAVED;
     }
-    if (op->attribute_bytes) memcpy(ad_node_attributes(node), attributes, op->attribute_bytes);
+    if (op->attribute_bytes)
+        memcpy(ad_node_attributes(node), rule->attributes, op->attribute_bytes);
     ctx->nodes[ctx->node_count++] = node;
     return true;
 }

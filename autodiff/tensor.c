@@ -40,47 +40,43 @@ void ad_record_refuse(ad_context *ctx, ad_tensor x, const char *who) {
     }
 }
 
-// Finds a free slot; 0 and an error when memory is lacking.
-static uint32_t slot_take(ad_context *ctx) {
-    if (ctx->free_count) return ctx->free_slots[--ctx->free_count];
+// Puts one more slot on the list of free ones.
+static bool slot_make(ad_context *ctx) {
+    if (!ad_host_reserve(ctx, &ctx->free_slots, &ctx->free_capacity, ctx->slots_used + 2,
+                         sizeof *ctx->free_slots))
+        return false;
     if (ctx->slots_used == ctx->chunk_count * AD_RECORDS_PER_CHUNK) {
         size_t capacity = ctx->chunk_count;
         if (!ad_host_grow(ctx, &ctx->chunks, &capacity, ctx->chunk_count + 1,
                           sizeof *ctx->chunks))
-            return 0;
+            return false;
         ad_record *chunk = ad_host_allocate(ctx, AD_RECORDS_PER_CHUNK * sizeof *chunk);
         if (!chunk) {
             ad_raise(ctx, "out of memory for the tensor table");
-            return 0;
+            return false;
         }
         memset(chunk, 0, AD_RECORDS_PER_CHUNK * sizeof *chunk);
         ctx->chunks[ctx->chunk_count++] = chunk;
         if (ctx->slots_used == 0) ctx->slots_used = 1; // slot 0 is the null tensor
     }
-    return (uint32_t)ctx->slots_used++;
+    ctx->free_slots[ctx->free_count++] = (uint32_t)ctx->slots_used++;
+    return true;
 }
 
-uint32_t ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *size) {
+ad_record *ad_record_new(ad_context *ctx, ad_type type, int rank, const int64_t *size,
+                         uint32_t *slot_made) {
     if (!ad_host_reserve(ctx, &ctx->owned, &ctx->owned_capacity, ctx->owned_count + 1,
                          sizeof *ctx->owned)
-        || !ad_host_reserve(ctx, &ctx->free_slots, &ctx->free_capacity, ctx->slots_used + 1,
-                            sizeof *ctx->free_slots))
-        return 0;
-    uint32_t slot = slot_take(ctx);
-    if (!slot) return 0;
+        || (!ctx->free_count && !slot_make(ctx)))
+        return NULL;
+    uint32_t slot = *slot_made = ctx->free_slots[--ctx->free_count];
     ad_record *record = ad_record_at(ctx, slot);
     uint32_t generation = record->generation ? record->generation : 1;
     *record = (ad_record){.generation = generation, .node = AD_NO_NODE, .flags = AD_REC_LIVE,
                           .type = (uint8_t)type, .rank = (uint8_t)rank};
     for (int i = 0; i < rank; i++) record->size[i] = (uint32_t)size[i];
     ctx->owned[ctx->owned_count++] = (ad_owned){slot, generation};
-    return slot;
-}
-
-bool ad_record_allocate(ad_context *ctx, ad_record *record) {
-    size_t bytes = (size_t)ad_record_count(record) * ad_type_bytes(record->type);
-    record->storage = ad_storage_allocate(ctx, bytes);
-    return record->storage;
+    return record;
 }
 
 void ad_drop_bytes(ad_context *ctx, ad_record *record) {
@@ -96,7 +92,7 @@ void ad_record_free(ad_context *ctx, uint32_t slot) {
     if (record->flags & AD_REC_CLOSED) ctx->closed_count--;
     uint32_t generation = record->generation + 1;
     *record = (ad_record){.generation = generation ? generation : 1};
-    // The list of free slots was grown when the slot was taken.
+    // The list of free slots was grown when the slot was made.
     ctx->free_slots[ctx->free_count++] = slot;
 }
 
@@ -123,18 +119,27 @@ void ad_owned_cut(ad_context *ctx, size_t length) {
     ctx->owned_count = kept;
 }
 
+void ad_owned_compact(ad_context *ctx, size_t length) {
+    size_t live = length;
+    for (size_t i = length; i < ctx->owned_count; i++) {
+        ad_owned owned = ctx->owned[i];
+        if (ad_record_at(ctx, owned.slot)->generation == owned.generation)
+            ctx->owned[live++] = owned;
+    }
+    ctx->owned_count = live;
+}
+
 ad_tensor ad_alias(ad_context *ctx, ad_tensor x) {
     ad_record *old = ad_record_of(ctx, x, "alias");
     if (!old) return (ad_tensor){0};
     int64_t size[AD_RANK_MAX];
     for (int i = 0; i < old->rank; i++) size[i] = old->size[i];
-    uint32_t slot = ad_record_new(ctx, old->type, old->rank, size);
-    if (!slot) return (ad_tensor){0};
-    ad_record *record = ad_record_at(ctx, slot);
-    old = ad_record_at(ctx, x.slot);
+    uint32_t slot;
+    ad_record *record = ad_record_new(ctx, old->type, old->rank, size, &slot);
+    if (!record) return (ad_tensor){0};
     record->storage = old->storage;
-    record->layout = old->layout;
     record->storage->references++;
+    if (old->layout) record->layout = old->layout, record->offset = old->offset;
     record->tangent = old->tangent;
     if (record->tangent) ctx->dual_count++;
     return ad_handle(ctx, slot);
@@ -217,9 +222,9 @@ static bool shape_valid(ad_context *ctx, ad_type type, ad_shape shape, const cha
 
 ad_tensor ad_from(ad_context *ctx, ad_type type, ad_shape shape, const void *data) {
     if (!ad_ready(ctx) || !shape_valid(ctx, type, shape, "ad_from")) return (ad_tensor){0};
-    uint32_t slot = ad_record_new(ctx, type, shape.rank, shape.size);
-    if (!slot || !ad_record_allocate(ctx, ad_record_at(ctx, slot))) return (ad_tensor){0};
-    ad_record *record = ad_record_at(ctx, slot);
+    uint32_t slot;
+    ad_record *record = ad_record_new(ctx, type, shape.rank, shape.size, &slot);
+    if (!record || !ad_record_allocate(ctx, record)) return (ad_tensor){0};
     size_t bytes = (size_t)ad_record_count(record) * ad_type_bytes(type);
     if (!data && bytes) {
         ad_raise(ctx, "ad_from: no data");

@@ -41,6 +41,11 @@ static ad_tensor reshape(ad_context *ctx, ad_tensor x, ad_tensor constant) {
     (void)constant;
     return ad_reshape(ctx, x, shape);
 }
+static ad_tensor transpose(ad_context *ctx, ad_tensor x, ad_tensor constant) {
+    (void)constant;
+    if (ad_shape_of(ctx, x).rank == 1) x = ad_reshape(ctx, x, AD_SHAPE(2, 2));
+    return ad_transpose(ctx, x);
+}
 
 static void run_case(const bench_case *c, double seconds) {
     ad_context *ctx = ad_open(&(ad_options){.threads = 1});
@@ -84,7 +89,7 @@ int main(int count, char **arguments) {
     const double seconds = count > 1 ? atof(arguments[1]) : 1;
     static const bench_case cases[] = {
         {"neg", neg}, {"add", add}, {"mul", mul}, {"affine", affine}, {"exp", exp_of},
-        {"reshape", reshape},
+        {"reshape", reshape}, {"transpose", transpose},
     };
     bench_print_peak(false, 1, bench_peak(false, 1));
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_case(&cases[i], seconds);

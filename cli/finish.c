@@ -265,6 +265,11 @@ static bool send_done(cli_training *t, ad_message *error) {
     render_json_integer(line, "samples", (int64_t)t->progress.samples);
     render_json_number(line, "psnr", t->score.images ? t->score.psnr : NAN);
     render_json_integer(line, "peak_rss_bytes", cli_peak_bytes());
+    render_json_number(line, "load_seconds", t->load_seconds);
+    render_json_number(line, "first_preview_seconds",
+                       t->first_preview_seconds > 0 ? t->first_preview_seconds : NAN);
+    render_json_number(line, "preview_seconds", t->preview_seconds);
+    render_json_number(line, "snapshot_seconds", t->snapshot_seconds);
     render_json_string(line, "snapshot", t->run.snapshot);
     return cli_event_send(&t->out, error);
 }

@@ -6,11 +6,13 @@
 #include "cli/output.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 void cli_output_begin(cli_output *out, const cli_options *options) {
     *out = (cli_output){.json = options->value[CLI_JSON].given,
@@ -97,6 +99,12 @@ bool cli_stdout_close(ad_message *error) {
     errno = 0;
     bool flushed = fflush(stdout) == 0 && !ferror(stdout);
     if (flushed || errno == EPIPE) return true;
+    // The write that failed may be long past and its reason gone; a pipe without a reader still
+    // says so itself.
+    int reason = errno;
+    struct pollfd pipe = {.fd = STDOUT_FILENO};
+    if (poll(&pipe, 1, 0) > 0 && (pipe.revents & POLLERR)) return true;
+    errno = reason;
     return ad_fail(error, "standard output: cannot be written%s%s", errno ? ": " : "",
                    errno ? strerror(errno) : "");
 }

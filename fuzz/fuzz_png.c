@@ -9,7 +9,9 @@ int fuzz_png(const uint8_t *data, size_t size) {
     int width, height;
     if (render_png_decode(&image, "fuzz.png", data, size, &options, &error)) {
         if (!render_png_probe(&width, &height, "fuzz.png", data, size, &error)) __builtin_trap();
-        if (width != image.width || height != image.height) __builtin_trap();
+        bool turned = render_png_orientation(data, NULL, size) >= 5;
+        if (width != (turned ? image.height : image.width)) __builtin_trap();
+        if (height != (turned ? image.width : image.height)) __builtin_trap();
         if (!render_image_downscale(&image, 2, &error) && width > 1 && height > 1)
             __builtin_trap();
     }

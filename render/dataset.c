@@ -261,6 +261,12 @@ static void decode_all(render_dataset *dataset, frame_work *work, int downscale,
 
 /* ---- What is left ---- */
 
+/* The count of a split. */
+static int *size_of_split(render_dataset *dataset, render_split split) {
+    return split == RENDER_TRAIN ? &dataset->train_count
+         : split == RENDER_VAL ? &dataset->val_count : &dataset->test_count;
+}
+
 /* Skips what could not be decoded, up to the tolerance. */
 static bool drop_failed(render_dataset *dataset, frame_work *work, double tolerance,
                         ad_message *error) {
@@ -280,6 +286,7 @@ static bool drop_failed(render_dataset *dataset, frame_work *work, double tolera
         return false;
     for (int i = 0; i < dataset->count; i++) {
         if (work[i].failed) {
+            --*size_of_split(dataset, dataset->frames[i].split);
             free_frame(&dataset->frames[i]);
         } else {
             work[kept] = work[i];
@@ -297,9 +304,6 @@ static bool summarise(render_dataset *dataset, unsigned wanted, ad_message *erro
     for (int i = 0; i < dataset->count; i++) {
         const render_frame *frame = &dataset->frames[i];
         int width = frame->camera.width, height = frame->camera.height;
-        if (frame->split == RENDER_TRAIN) dataset->train_count++;
-        else if (frame->split == RENDER_VAL) dataset->val_count++;
-        else dataset->test_count++;
         dataset->held_out_count += frame->split == dataset->held_out;
         if (i && (width != dataset->width || height != dataset->height)) dataset->same_size = false;
         if (width > dataset->width) dataset->width = width;
@@ -320,10 +324,12 @@ static bool summarise(render_dataset *dataset, unsigned wanted, ad_message *erro
                                dataset->folder);
 }
 
-/* What the transforms files say of the scene as a whole. */
+/* What the transforms files say of the scene as a whole. Splits that are not loaded are counted
+ * like the others. */
 static void describe(render_dataset *dataset, const render_listing *listing) {
     const render_transforms *transforms = &listing->transforms[0];
     dataset->held_out = listing->held_out;
+    for (int i = 0; i < listing->count; i++) ++*size_of_split(dataset, listing->entries[i].split);
     dataset->missing = listing->missing;
     dataset->aabb_scale = transforms->aabb_scale;
     dataset->ngp_scale = transforms->scale;

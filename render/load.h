@@ -2,6 +2,8 @@
 #ifndef ADJOINT_RENDER_LOAD_H
 #define ADJOINT_RENDER_LOAD_H
 
+#include <stdio.h>
+
 #include "render/render.h"
 
 /* ---- Files and strings ---- */
@@ -29,6 +31,14 @@ bool render_png_probe(int *width, int *height, const char *name, const uint8_t *
                       ad_message *error);
 bool render_jpeg_probe(int *width, int *height, bool *turned, const char *name,
                        const uint8_t *bytes, size_t size, ad_message *error);
+
+/* The EXIF orientation in bytes that begin with "Exif\0\0": 1 upright ... 8, 1 when absent or
+ * senseless; from 5 on rows and columns are exchanged. 0 when memory is out (errno: ENOMEM). */
+int render_exif_orientation(const uint8_t *bytes, size_t size);
+/* The same of a PNG: of bytes, or of a file where they are NULL. It may follow the pixels. */
+int render_png_orientation(const uint8_t *bytes, FILE *file, size_t size);
+bool render_image_orient(render_image *image, int orientation, const char *name,
+                         ad_message *error);
 
 /* Which libraries read the files: "libpng 1.6.39". */
 const char *render_png_library(void);

@@ -169,6 +169,19 @@ bool render_image_load(render_image *image, const char *path, const render_image
     return done;
 }
 
+/* Looks for the orientation of a PNG, whose head was read; its chunk may lie at the file's end. */
+static bool probe_turned(bool *turned, const char *path, const uint8_t *head, size_t count,
+                         bool whole, ad_message *error) {
+    int64_t size;
+    FILE *file = whole ? NULL : open_regular(path, &size, error);
+    if (!whole && !file) return false;
+    int orientation = whole ? render_png_orientation(head, NULL, count)
+                            : render_png_orientation(NULL, file, (size_t)size);
+    if (file) fclose(file);
+    *turned = orientation >= 5;
+    return orientation || ad_fail(error, "%s: out of memory for its EXIF data", path);
+}
+
 bool render_image_probe(int *width, int *height, bool *turned, const char *path,
                         ad_message *error) {
     /* A PNG says its size in the first 24 bytes; a JPEG after its EXIF and colour profile, which
@@ -181,7 +194,12 @@ bool render_image_probe(int *width, int *height, bool *turned, const char *path,
     int64_t count = render_file_head(bytes, head_size, path, error);
     if (count >= 0) switch (format_of(path, bytes, (size_t)count, error)) {
     case FORMAT_PNG:
-        done = render_png_probe(width, height, path, bytes, (size_t)count, error);
+        done = render_png_probe(width, height, path, bytes, (size_t)count, error)
+            && probe_turned(turned, path, bytes, (size_t)count, (size_t)count < head_size, error);
+        if (done && *turned) {
+            int stored = *width;
+            *width = *height, *height = stored;
+        }
         break;
     case FORMAT_JPEG:
         done = render_jpeg_probe(width, height, turned, path, bytes, (size_t)count, error);

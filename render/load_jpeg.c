@@ -1,4 +1,4 @@
-/* JPEG to 8-bit RGBA with libjpeg-turbo, turned upright as the EXIF orientation says (libexif).
+/* JPEG to 8-bit RGBA with libjpeg-turbo, turned upright as the EXIF orientation says.
  *
  * A radiance field must not learn grey blocks, so data that libjpeg would patch over with a
  * warning (an early end, a broken Huffman code, a lost marker) is a failure here; harmless
@@ -9,7 +9,6 @@
  * one of the setjmp points of this file, and what must survive the jump lives in `jpeg_reader`. */
 #include "render/load.h"
 
-#include <errno.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +16,6 @@
 
 #include <jpeglib.h>
 #include <jerror.h>
-#include <libexif/exif-data.h>
 
 enum { SCANS_MAX = 100 };
 
@@ -82,51 +80,19 @@ static bool jpeg_fail(const jpeg_reader *reader, const char *name, ad_message *e
                    reader->failure);
 }
 
-/* EXIF tag 0x0112: 1 upright ... 8; 1 when absent or senseless. libexif leaves out what it finds
- * no memory for, and only errno tells; jumps then. */
+/* As the first EXIF marker says; jumps when memory is out. */
 static int exif_orientation(jpeg_reader *reader) {
     int orientation = 1;
-    errno = 0;
     for (jpeg_saved_marker_ptr m = reader->jpeg.marker_list; m; m = m->next) {
         if (m->data_length < 14 || memcmp(m->data, "Exif\0\0", 6) != 0) continue;
-        ExifData *data = exif_data_new_from_data(m->data, m->data_length);
-        ExifEntry *entry = data ? exif_content_get_entry(data->ifd[EXIF_IFD_0],
-                                                         EXIF_TAG_ORIENTATION) : NULL;
-        if (entry && entry->format == EXIF_FORMAT_SHORT && entry->components >= 1 &&
-            entry->size >= 2)
-            orientation = exif_get_short(entry->data, exif_data_get_byte_order(data));
-        if (data) exif_data_unref(data);
+        orientation = render_exif_orientation(m->data, m->data_length);
         break;
     }
-    if (errno == ENOMEM) {
+    if (orientation == 0) {
         snprintf(reader->failure, sizeof reader->failure, "out of memory");
         longjmp(reader->jump, 1);
     }
-    return orientation >= 1 && orientation <= 8 ? orientation : 1;
-}
-
-/* Turns the pixels upright. From the EXIF standard: the orientation tells where row 0 and column
- * 0 of the stored picture belong; 5 to 8 exchange rows and columns. */
-static bool orient(render_image *image, int orientation, const char *name, ad_message *error) {
-    if (orientation == 1) return true;
-    bool exchange = orientation >= 5;
-    bool flip_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
-    bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
-    int width = exchange ? image->height : image->width;
-    int height = exchange ? image->width : image->height;
-    uint8_t *turned = malloc((size_t)width * (size_t)height * 4);
-    if (!turned) return ad_fail(error, "%s: out of memory for %d x %d pixels", name, width, height);
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x++) {
-            int from_x = exchange ? y : x, from_y = exchange ? x : y; /* in the stored picture */
-            if (flip_x) from_x = image->width - 1 - from_x;
-            if (flip_y) from_y = image->height - 1 - from_y;
-            memcpy(turned + ((size_t)y * (size_t)width + (size_t)x) * 4,
-                   image->pixels + ((size_t)from_y * (size_t)image->width + (size_t)from_x) * 4, 4);
-        }
-    free(image->pixels);
-    image->pixels = turned, image->width = width, image->height = height;
-    return true;
+    return orientation;
 }
 
 bool render_jpeg_probe(int *width, int *height, bool *turned, const char *name,
@@ -183,7 +149,8 @@ bool render_jpeg_decode(render_image *image, const char *name, const uint8_t *by
         jpeg_read_scanlines(jpeg, &row, 1);
     }
     jpeg_finish_decompress(jpeg);
-    if (!options->ignore_orientation && !orient(image, orientation, name, error))
+    if (!options->ignore_orientation
+        && !render_image_orient(image, orientation, name, error))
         goto fail;
     jpeg_destroy_decompress(jpeg);
     return true;

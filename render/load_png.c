@@ -2,7 +2,8 @@
  *
  * libpng does the conversions: palettes and small bit depths are expanded, tRNS becomes alpha,
  * grey becomes three channels, 16 bits become 8 with rounding (v * 255 / 65535). Sample values
- * are taken as sRGB; gAMA and iCCP are not applied, as every radiance-field dataset expects.
+ * are taken as sRGB; gAMA and iCCP are not applied, as every radiance-field dataset expects. An
+ * eXIf chunk turns the picture upright.
  *
  * Invariants: the size in the header is checked before any pixel is allocated, against the limit
  * and against what deflate could make of a file this long (1,032 to 1 at most), so a size bomb
@@ -16,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { EXIF_MAX = 1 << 16 };
 
 typedef struct png_reader {
     png_structp png;
@@ -42,20 +45,54 @@ static void on_warning(png_structp png, const char *text) {
     (void)png, (void)text; /* doubtful side information; the pixels are still whole */
 }
 
+static uint32_t read_u32(const uint8_t b[4]) {
+    return (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+}
+
 /* libpng allocates what a chunk's length claims before it reads the chunk, up to 2 GB, and only
  * warns above png_set_chunk_malloc_max; so every length is held against the file's first. */
 static bool check_chunks(const char *name, const uint8_t *bytes, size_t size, ad_message *error) {
     for (size_t at = 8; at + 8 <= size;) {
-        const uint8_t *b = bytes + at;
-        size_t length = (size_t)b[0] << 24 | (size_t)b[1] << 16 | (size_t)b[2] << 8 | b[3];
+        size_t length = read_u32(bytes + at);
         if (length + 12 > size - at)
             return ad_fail(error, "%s: expected a PNG image, found damaged data: the chunk at byte "
                            "%zu reaches past the end of the file", name, at);
-        if (memcmp(b + 4, "IEND", 4) == 0) break; /* what follows is nobody's business */
+        if (memcmp(bytes + at + 4, "IEND", 4) == 0) break; /* what follows is nobody's business */
         at += length + 12;
     }
     return true;
 }
+
+/* ---- Orientation ---- */
+
+static bool read_at(const uint8_t *bytes, FILE *file, size_t size, size_t at, uint8_t *out,
+                    size_t count) {
+    if (at > size || count > size - at) return false;
+    if (bytes) return memcpy(out, bytes + at, count), true;
+    return fseek(file, (long)at, SEEK_SET) == 0 && fread(out, 1, count, file) == count;
+}
+
+/* From chunk to chunk up to the first eXIf; pixels are passed over. */
+int render_png_orientation(const uint8_t *bytes, FILE *file, size_t size) {
+    uint8_t head[8];
+    size_t length;
+    for (size_t at = 8; read_at(bytes, file, size, at, head, 8); at += length + 12) {
+        length = read_u32(head);
+        if (memcmp(head + 4, "IEND", 4) == 0) break;
+        if (memcmp(head + 4, "eXIf", 4) != 0) continue;
+        if (length < 8 || length > EXIF_MAX) break;
+        uint8_t *exif = malloc(6 + length); /* libexif expects what a JPEG has in front */
+        if (!exif) return 0;
+        memcpy(exif, "Exif\0\0", 6);
+        int orientation = read_at(bytes, file, size, at + 8, exif + 6, length)
+                        ? render_exif_orientation(exif, 6 + length) : 1;
+        free(exif);
+        return orientation;
+    }
+    return 1;
+}
+
+/* ---- Pixels ---- */
 
 /* Opens the reader over the bytes. False when memory is out; does not jump. */
 static bool reader_open(png_reader *reader, const uint8_t *bytes, size_t size) {
@@ -103,8 +140,7 @@ bool render_png_probe(int *width, int *height, const char *name, const uint8_t *
         return ad_fail(error, "%s: expected a PNG header, found %zu other bytes", name, size);
     uint32_t sizes[2];
     for (int i = 0; i < 2; i++) {
-        const uint8_t *b = bytes + 16 + 4 * i;
-        sizes[i] = (uint32_t)b[0] << 24 | (uint32_t)b[1] << 16 | (uint32_t)b[2] << 8 | b[3];
+        sizes[i] = read_u32(bytes + 16 + 4 * i);
         if (sizes[i] == 0 || sizes[i] > INT32_MAX)
             return ad_fail(error, "%s: expected a PNG header, found a side of %u pixels", name,
                            sizes[i]);
@@ -153,6 +189,12 @@ bool render_png_decode(render_image *image, const char *name, const uint8_t *byt
         for (int64_t y = 0; y < height; y++)
             png_read_row(reader.png, image->pixels + y * width * 4, NULL);
     png_read_end(reader.png, NULL); /* the checksum of the last row */
+    int orientation = options->ignore_orientation ? 1 : render_png_orientation(bytes, NULL, size);
+    if (orientation == 0) {
+        ad_fail(error, "%s: out of memory for its EXIF data", name);
+        goto fail;
+    }
+    if (!render_image_orient(image, orientation, name, error)) goto fail;
     reader_close(&reader);
     return true;
 fail:

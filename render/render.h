@@ -85,8 +85,8 @@ typedef struct render_frame {
 typedef struct render_dataset {
     char *folder;
     render_frame *frames; /* byte-wise sorted by split, then by name */
-    int count;
-    int train_count, val_count, test_count;
+    int count;              /* loaded */
+    int train_count, val_count, test_count; /* of the folder; splits not loaded count as well */
     render_split held_out;  /* the split that is never trained on: RENDER_TEST or RENDER_VAL */
     int held_out_count;     /* frames in it */
     char split_rule[128];   /* how it was chosen, for people */
@@ -360,7 +360,8 @@ typedef struct render_settings {        // 0 or NULL: the default of the preset
 bool render_settings_fill(render_settings *settings, ad_message *error);
 
 typedef struct render_model render_model;
-// cascades: the box is 2^(cascades - 1) times as wide as what the cameras look at; 1: just that.
+// cascades: the box is 2^(cascades - 1) times as wide as what the cameras look at: 1 for an object
+// (or a box of yours), 2 for a place, 1 + log2(aabb_scale) where the dataset gives that.
 render_model *render_model_open(ad_context *ctx, const render_settings *settings,
                                 const render_scene *scene, int cascades, ad_message *error);
 void render_model_close(render_model *model);
@@ -390,7 +391,8 @@ typedef struct render_progress {
     double learning_rate;
 } render_progress;
 
-// Pictures of the train split move to the device as 8-bit values: the dataset's are freed.
+// Pictures of the train split move to the device as 8-bit values: the dataset's are freed, and it
+// is not looked at again. Close the trainer, then the model, then the context.
 render_trainer *render_trainer_open(render_model *model, render_dataset *dataset,
                                     ad_message *error);
 void render_trainer_close(render_trainer *trainer);

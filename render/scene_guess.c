@@ -175,6 +175,6 @@ void render_scene_guess(render_scene *scene, const render_dataset *dataset) {
 
     for (int i = 0; i < 3; i++) scene->background[i] = dataset->has_alpha ? 1 : 0;
     snprintf(scene->background_reason, sizeof scene->background_reason, "%s",
-             dataset->has_alpha ? "white: the images have transparent pixels"
-                                : "black: the images have no transparent pixels");
+             dataset->has_alpha ? "the images have transparent pixels"
+                                : "the images have no transparent pixels");
 }

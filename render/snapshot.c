@@ -27,6 +27,7 @@ static const char *const dtypes[AD_TYPES] = {"F32", "F64", "F16", "BF16", "I32",
 // A tensor of the device as a source of the file: its bytes come over when their turn is.
 typedef struct from_device {
     ad_context *ctx;
+    const char *path; // for messages
     ad_tensor tensor;
     size_t bytes;
     unsigned char *copy;
@@ -34,6 +35,7 @@ typedef struct from_device {
 
 typedef struct writing {
     ad_context *ctx;
+    const char *path;
     ad_safetensors_source sources[SOURCES_MAX];
     from_device tensors[SOURCES_MAX];
     size_t count;
@@ -43,9 +45,9 @@ static bool read_piece(void *user, void *bytes, uint64_t offset, size_t count, a
     from_device *from = user;
     if (!from->copy) {
         from->copy = malloc(from->bytes);
-        if (!from->copy) return ad_fail(error, "out of memory for a snapshot");
+        if (!from->copy) return ad_fail(error, "%s: out of memory", from->path);
         if (!ad_read(from->ctx, from->tensor, from->copy, from->bytes))
-            return ad_fail(error, "%s", ad_error_text(from->ctx));
+            return ad_fail(error, "%s: %.900s", from->path, ad_error_text(from->ctx));
     }
     memcpy(bytes, from->copy + offset, count);
     if (offset + count == from->bytes) {
@@ -66,7 +68,7 @@ static ad_safetensors_source describe(ad_context *ctx, ad_tensor tensor, const c
 static void add(writing *w, ad_tensor tensor, const char *name) {
     if (!tensor.slot || w->count >= SOURCES_MAX) return;
     from_device *from = &w->tensors[w->count];
-    *from = (from_device){.ctx = w->ctx, .tensor = tensor,
+    *from = (from_device){.ctx = w->ctx, .path = w->path, .tensor = tensor,
                           .bytes = (size_t)ad_count(w->ctx, tensor)
                                  * ad_type_bytes(ad_type_of(w->ctx, tensor))};
     ad_safetensors_source *source = &w->sources[w->count++];
@@ -93,7 +95,7 @@ bool render_snapshot_write(render_model *model, render_trainer *t, const char *p
                        EXTRA_MAX, extra_count);
     writing *w = calloc(1, sizeof *w);
     if (!w) return ad_fail(error, "%s: out of memory", path);
-    w->ctx = ctx;
+    w->ctx = ctx, w->path = path;
     if (t) {
         render_trainer_collect(t);
         totals[0] = (uint64_t)t->step, totals[1] = t->samples, totals[2] = t->rays;
@@ -110,8 +112,10 @@ bool render_snapshot_write(render_model *model, render_trainer *t, const char *p
         add(w, ad_step_tensor(ctx), "trainer.random_step");
     }
     snapshot_texts texts = {0};
-    bool good = !ad_failed(ctx) || ad_fail(error, "%s", ad_error_text(ctx));
-    good = good && render_snapshot_texts_make(&texts, model, error);
+    ad_message reason;
+    bool good = !ad_failed(ctx) || ad_fail(&reason, "%s", ad_error_text(ctx));
+    good = good && render_snapshot_texts_make(&texts, model, &reason);
+    if (!good) ad_fail(error, "%s: %.900s", path, reason.text);
     if (good) memcpy(metadata, texts.pairs, sizeof texts.pairs);
     for (int i = 0; i < extra_count; i++)
         metadata[SNAPSHOT_OWN_KEYS + i] = (ad_safetensors_pair){extra[i].name, extra[i].text};

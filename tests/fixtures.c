@@ -129,6 +129,7 @@ uint8_t *fixture_read(const char *path, size_t *size) {
     rewind(file);
     uint8_t *bytes = malloc(*size + 1);
     cr_assert(bytes && fread(bytes, 1, *size, file) == *size, "%s: cannot be read", path);
+    bytes[*size] = 0;
     fclose(file);
     return bytes;
 }
@@ -140,8 +141,7 @@ static uint8_t *put_u32(uint8_t *at, size_t value) {
     return at;
 }
 
-/* Length, type, data, checksum. */
-static uint8_t *put_chunk(uint8_t *at, const char *type, const uint8_t *data, size_t size) {
+uint8_t *fixture_png_chunk(uint8_t *at, const char *type, const void *data, size_t size) {
     uint8_t *start = put_u32(at, size);
     memcpy(start, type, 4);
     if (size) memcpy(start + 4, data, size);
@@ -161,9 +161,9 @@ void fixture_png(const fixture_folder *folder, const char *name, const uint8_t *
     put_u32(put_u32(header, (size_t)width), (size_t)height);
     header[8] = 8, header[9] = channels == 4 ? 6 : channels == 3 ? 2 : 0;
     memcpy(png, "\x89PNG\r\n\x1a\n", 8);
-    uint8_t *end = put_chunk(png + 8, "IHDR", header, 13);
-    end = put_chunk(end, "IDAT", packed, packed_size);
-    end = put_chunk(end, "IEND", NULL, 0);
+    uint8_t *end = fixture_png_chunk(png + 8, "IHDR", header, 13);
+    end = fixture_png_chunk(end, "IDAT", packed, packed_size);
+    end = fixture_png_chunk(end, "IEND", NULL, 0);
     fixture_write(folder, name, png, (size_t)(end - png));
     free(raw);
     free(packed);

@@ -22,10 +22,12 @@ void fixture_text(const fixture_folder *folder, const char *name, const char *te
  * shares nothing with the library's. pixels: (height, width, channels). */
 void fixture_png(const fixture_folder *folder, const char *name, const uint8_t *pixels, int width,
                  int height, int channels);
+/* Length, type, data and checksum at `at`; the byte after them. */
+uint8_t *fixture_png_chunk(uint8_t *at, const char *type, const void *data, size_t size);
 /* A PNG of one colour. */
 void fixture_flat(const fixture_folder *folder, const char *name, int width, int height,
                   const uint8_t rgba[4]);
-/* A file of the repository; free(). */
+/* All of a file, and a zero behind it; free(). */
 uint8_t *fixture_read(const char *path, size_t *size);
 
 /* The k-th allocation of this thread fails from now on, counted from 0 (and only that one). */

@@ -21,7 +21,7 @@ typedef enum harness_category {
     HARNESS_FUSED,      // the fused rule against the composition, and second order through it
     HARNESS_ZERO,       // a zero cotangent stays zero
     HARNESS_SAME,       // one tensor in two slots
-    HARNESS_VIEWS,      // transposed, offset and reversed operands
+    HARNESS_VIEWS,      // transposed, offset, reversed and repeated (stride 0) operands
     HARNESS_EMPTY,      // axes of size 0
     HARNESS_LARGE,      // more than 2^20 elements
     HARNESS_BITS,       // three runs, 1, 2 and 4 threads

@@ -1,6 +1,6 @@
-/* The commands as a user meets them: each runs in a process of its own (a fork that calls the
- * program's entry), and what is looked at is its exit status, its words and its files. The scene is
- * eight pictures of a disc, so that a whole reconstruction takes a second. */
+/* The commands as a user meets them: each runs in a process of its own (command.h), and what is
+ * looked at is its exit status, its words and its files. The scene is eight pictures of a disc, so
+ * that a whole reconstruction takes a second. */
 #define _GNU_SOURCE 1
 #include <cjson/cJSON.h>
 #include <criterion/criterion.h>
@@ -12,16 +12,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cli/commands.h"
-#include "tests/fixtures.h"
+#include "tests/command.h"
 
-enum { ARGUMENTS = 32, SIDE = 12 };
+enum { SIDE = 12 };
 
 static fixture_folder folder;
 
@@ -54,7 +52,8 @@ static void scene_make(void) {
         snprintf(name, sizeof name, "scene/v_%d.png", i);
         fixture_png(&folder, name, pixels, SIDE, SIDE, 4);
     }
-    scene_text("scene/transforms_train.json", 0, 6);
+    scene_text("scene/transforms_train.json", 0, 5);
+    scene_text("scene/transforms_val.json", 5, 1);
     scene_text("scene/transforms_test.json", 6, 2);
 }
 
@@ -64,51 +63,14 @@ TestSuite(cli, .init = scene_make, .fini = scene_remove, .timeout = 300);
 
 /* ---- running */
 
-static size_t file_limit; // of the next run, in bytes; 0: none
+static command_place place = {.folder = &folder};
 
-static void child(char **arguments, int count) {
-    if (!freopen(fixture_path(&folder, "out"), "w", stdout)
-        || !freopen(fixture_path(&folder, "err"), "w", stderr) || chdir(folder.path) != 0)
-        _exit(99);
-    struct rlimit limit = {file_limit, file_limit};
-    if (file_limit && setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(98);
-    int status = cli_main(count, arguments);
-    fflush(NULL);
-    _exit(status);
-}
+static pid_t start(const char *line) { return command_start(&place, line); }
 
-// Starts `adjoint` with the words of the line.
-static pid_t start(const char *line) {
-    static char copy[1024], *arguments[ARGUMENTS + 1];
-    int count = 0;
-    snprintf(copy, sizeof copy, "adjoint %s", line);
-    for (char *word = strtok(copy, " "); word && count < ARGUMENTS; word = strtok(NULL, " "))
-        arguments[count++] = word;
-    arguments[count] = NULL;
-    fflush(NULL);
-    pid_t process = fork();
-    if (process == 0) child(arguments, count);
-    cr_assert_gt(process, 0);
-    return process;
-}
-
-static int finish(pid_t process) {
-    int status = 0;
-    cr_assert_eq(waitpid(process, &status, 0), process);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static char *words_of(const char *name) {
-    size_t size;
-    char *text = (char *)fixture_read(fixture_path(&folder, name), &size);
-    char *ended = realloc(text, size + 1);
-    cr_assert_not_null(ended);
-    ended[size] = 0;
-    return ended;
-}
+static char *words_of(const char *name) { return command_words(&place, name); }
 
 static void expect(const char *line, int status, const char *word) {
-    int found = finish(start(line));
+    int found = command_finish(start(line));
     char *err = words_of("err");
     cr_assert_eq(found, status, "%s: exit status %d, expected %d: %s", line, found, status, err);
     if (word) cr_assert_not_null(strstr(err, word), "%s: '%s' is not in: %s", line, word, err);
@@ -207,6 +169,17 @@ static void has(const cJSON *line, const char *event, const char *const *names) 
                            *names);
 }
 
+// The sizes of the splits are the folder's: val is not loaded, but counted.
+static void splits_check(const cJSON *line) {
+    static const char *const names[] = {"train", "val", "test"};
+    static const int sizes[] = {5, 1, 2};
+    const cJSON *splits = cJSON_GetObjectItemCaseSensitive(line, "splits");
+    for (int i = 0; i < 3; i++) {
+        const cJSON *size = cJSON_GetObjectItemCaseSensitive(splits, names[i]);
+        cr_expect_eq(cJSON_GetNumberValue(size), sizes[i], "split %s", names[i]);
+    }
+}
+
 // Every line of stdout is an object with the fields of its event; counts each event.
 static void lines_check(int counts[5]) {
     static const char *const events[] = {"start", "train", "eval", "done", "error"};
@@ -230,6 +203,7 @@ static void lines_check(int counts[5]) {
         cr_assert_lt(kind, 5, "an unknown event: %s", at);
         counts[kind]++;
         has(line, event, fields[kind]);
+        if (kind == 0) splits_check(line);
         cJSON_Delete(line);
     }
     free(text);
@@ -257,7 +231,9 @@ Test(cli, a_run_from_images_to_views) {
     cr_expect_eq(counts[2], 1);
     cr_expect(exists("pictures/v_6.png") && exists("pictures/v_6.error.png"));
     cr_expect(!exists("pictures/v_7.png"));
-    expect("eval scene.adjoint --split val", 1, NULL);
+    expect("eval scene.adjoint --split val", 0, NULL);
+    unlink(fixture_path(&folder, "scene/transforms_val.json"));
+    expect("eval scene.adjoint --split val", 1, "split asked for");
     expect("eval scene.adjoint --split train --data scene --limit 1", 0, NULL);
     expect("info scene.adjoint", 0, NULL);
     char *text = words_of("out");
@@ -355,7 +331,7 @@ Test(cli, signals_end_it_with_a_snapshot) {
         pid_t process = start("reconstruct " SMALL "--time 10m --json --force --out run");
         bool training = wait_for("\"event\":\"train\"");
         kill(process, signals[i]);
-        cr_expect_eq(finish(process), 0);
+        cr_expect_eq(command_finish(process), 0);
         cr_expect(training, "it did not begin to train in time");
         lines_check(counts);
         cr_expect_eq(counts[3], 1);
@@ -374,7 +350,7 @@ Test(cli, a_kill_leaves_the_last_snapshot) {
         pid_t process = start(line);
         pause_ms(30 + 60 * i);
         kill(process, SIGKILL);
-        finish(process);
+        command_finish(process);
         expect("info run", 0, NULL);
     }
     expect("reconstruct scene --out run --resume --stop-at 9", 0, NULL);
@@ -384,23 +360,23 @@ Test(cli, two_processes_do_not_share_a_run) {
     fixture_text(&folder, "out", "");
     pid_t process = start("reconstruct " SMALL "--time 10m --json --out run");
     bool training = wait_for("\"event\":\"train\"");
-    int second = finish(start("reconstruct " SMALL "--steps 1 --force --out run"));
+    int second = command_finish(start("reconstruct " SMALL "--steps 1 --force --out run"));
     kill(process, SIGTERM);
-    cr_expect_eq(finish(process), 0);
+    cr_expect_eq(command_finish(process), 0);
     cr_expect(training && second == 1, "exit status %d", second);
     expect("info run", 0, NULL);
 }
 
 Test(cli, a_full_disk) {
-    file_limit = 1 << 20;
+    place.file_limit = 1 << 20;
     expect("reconstruct " SMALL "--quiet --steps 2 --out run", 1, "snapshot.safetensors");
-    file_limit = 0;
+    place.file_limit = 0;
     cr_expect(!exists("run/snapshot.safetensors") && !exists("run/snapshot.safetensors.part"));
     // One that was there stays.
     expect("reconstruct " SMALL "--steps 4 --stop-at 2 --force --out run", 0, NULL);
-    file_limit = 1 << 20;
+    place.file_limit = 1 << 20;
     expect("reconstruct scene --quiet --resume --out run", 1, "snapshot.safetensors");
-    file_limit = 0;
+    place.file_limit = 0;
     expect("reconstruct scene --resume --out run", 0, NULL);
 }
 
@@ -412,6 +388,31 @@ Test(cli, what_cannot_be_written) {
     fixture_text(&folder, "bad/snapshot.safetensors", "\2\0\0\0\0\0\0\0{}");
     expect("info bad", 1, "safetensors");
     expect("render bad --orbit 2", 1, "safetensors");
+}
+
+Test(cli, a_reader_of_stdout_that_goes_away_is_no_failure) {
+    static const char *const lines[] = {
+        "reconstruct " SMALL "--steps 4 --json --quiet --out run", "info run", "info run --json",
+        "eval run --json", "render run --size 4x4", "help reconstruct"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        place.device = command_gone;
+        expect(lines[i], 0, NULL);
+        char *err = words_of("err");
+        cr_expect(!strstr(err, "output"), "%s: %s", lines[i], err);
+        free(err);
+    }
+    // The work was done, only nobody heard of it.
+    place.device = NULL;
+    expect("info run", 0, NULL);
+    place.device = "/dev/full";
+    expect("reconstruct " SMALL "--steps 2 --json --quiet --out run --force", 1, "standard output");
+    expect("info run", 1, "standard output: cannot be written");
+    place.device = NULL;
+}
+
+Test(cli, a_reason_does_not_repeat_what_it_explains) {
+    expect("reconstruct " SMALL "--steps 1 --out run", 0,
+           "background  white, random while training: the images have transparent pixels");
 }
 
 Test(cli, force_removes_only_what_is_ours) {

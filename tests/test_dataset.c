@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define POSE "[[1,0,0,0],[0,1,0,0],[0,0,1,4],[0,0,0,1]]"
 
@@ -76,7 +77,8 @@ Test(dataset, blender_holds_out_test_and_loads_val_on_demand) {
     write_images("test/r_", 3, 8, 6);
     render_dataset dataset;
     load(&dataset, NULL);
-    cr_assert(dataset.train_count == 4 && dataset.val_count == 0 && dataset.test_count == 3);
+    cr_assert(dataset.train_count == 4 && dataset.val_count == 2 && dataset.test_count == 3);
+    cr_assert(dataset.count == 7 && dataset.bytes == 7 * 8 * 6 * 4, "val was loaded");
     cr_assert(dataset.held_out == RENDER_TEST && dataset.held_out_count == 3);
     cr_assert(dataset.width == 8 && dataset.height == 6 && dataset.same_size);
     cr_assert(dataset.field_of_view_only && !dataset.has_alpha);
@@ -89,6 +91,13 @@ Test(dataset, blender_holds_out_test_and_loads_val_on_demand) {
     render_dataset_free(&dataset);
     load(&dataset, &(render_dataset_options){.splits = RENDER_VAL});
     cr_assert(dataset.count == 2 && dataset.val_count == 2 && dataset.held_out == RENDER_TEST);
+    cr_assert(dataset.train_count == 4 && dataset.test_count == 3);
+    render_dataset_free(&dataset);
+    /* What does not exist or cannot be decoded is in no split. */
+    fixture_text(&folder, "train/r_01.png", "no picture");
+    unlink(fixture_path(&folder, "val/r_01.png"));
+    load(&dataset, &(render_dataset_options){.tolerate = 0.5});
+    cr_assert(dataset.train_count == 3 && dataset.val_count == 1 && dataset.test_count == 3);
     render_dataset_free(&dataset);
 }
 

@@ -187,3 +187,49 @@ Test(field_mlp, learns_one_view) {
     render_model_close(model);
     ad_close(ctx);
 }
+
+/* ---- pieces */
+
+// A few steps of many rays; the loss of the last one and the most memory.
+static double loss_of(int64_t batch, bool bf16, size_t *peak) {
+    enum { MANY = 160, FEW_STEPS = 4 };
+    render_settings settings = {.field = "mlp", .width = 16, .rays = MANY, .march_steps = 48,
+                                .learning_rate = 1e-2, .batch = batch, .bf16 = bf16};
+    render_scene scene = {.box_min = {-1, -1, -1}, .box_max = {1, 1, 1},
+                          .background = {1, 1, 1}};
+    render_frame frame = {.camera = {.pose = {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 3}},
+                                     .fx = SIDE, .fy = SIDE, .cx = SIDE / 2.0, .cy = SIDE / 2.0,
+                                     .width = SIDE, .height = SIDE},
+                          .image = disc(), .split = RENDER_TRAIN};
+    render_dataset dataset = {.frames = &frame, .count = 1, .train_count = 1, .has_alpha = true};
+    ad_message error = {{0}};
+    render_progress progress;
+    ad_context *ctx = ad_open(&(ad_options){.seed = 5, .threads = 2});
+    render_model *model = render_model_open(ctx, &settings, &scene, 1, &error);
+    render_trainer *trainer = model ? render_trainer_open(model, &dataset, &error) : NULL;
+    cr_assert(trainer, "%s", error.text);
+    for (int step = 0; step < FEW_STEPS; step++) {
+        cr_assert(render_trainer_step(trainer, 0.5, &error), "%s", error.text);
+        render_trainer_read(trainer, &progress);
+    }
+    *peak = ad_memory_read(ctx).peak_bytes;
+    render_trainer_close(trainer);
+    render_model_close(model);
+    ad_close(ctx);
+    render_image_free(&frame.image);
+    return progress.loss;
+}
+
+// What a step learns does not depend on the size of the pieces; how much memory it takes does.
+// 160 rays of 48 samples: eight pieces of 21 rays, the last of them smaller, or one.
+Test(field_mlp, pieces_learn_as_the_whole) {
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        size_t whole_bytes, piece_bytes;
+        double whole = loss_of(1 << 20, bf16, &whole_bytes);
+        double pieces = loss_of(1024, bf16, &piece_bytes);
+        cr_expect(fabs(pieces - whole) < 2e-5 * whole, "loss %.7f in pieces, %.7f as a whole",
+                  pieces, whole);
+        cr_expect(piece_bytes < whole_bytes, "%zu bytes in pieces, %zu as a whole", piece_bytes,
+                  whole_bytes);
+    }
+}

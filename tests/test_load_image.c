@@ -140,32 +140,76 @@ static void corners(char found[5], const render_image *image) {
 
 /* The EXIF standard's table: where row 0 and column 0 of the stored picture are seen. Stored is
  * red, green over blue, white, 32 x 16. */
-Test(load_jpeg, orientation_is_applied) {
+static void check_orientation(const char *path, int orientation) {
     static const char *const upright[9] = {0,      "RGBW", "GRWB", "WBGR", "BWRG",
                                            "RBGW", "BRWG", "WGBR", "GWRB"};
-    for (int orientation = 1; orientation <= 8; orientation++) {
-        char path[64], found[5];
-        snprintf(path, sizeof path, JPEG_CORPUS "orientation_%d.jpg", orientation);
-        render_image image;
-        load(&image, path);
-        int width = orientation >= 5 ? 16 : 32, probed_width, probed_height;
-        cr_assert_eq(image.width, width);
-        cr_assert_eq(image.height, 48 - width);
-        corners(found, &image);
-        cr_assert_str_eq(found, upright[orientation], "orientation %d: expected %s, found %s",
-                         orientation, upright[orientation], found);
-        render_image_free(&image);
+    char found[5];
+    render_image image;
+    load(&image, path);
+    int width = orientation >= 5 ? 16 : 32, probed_width, probed_height;
+    cr_assert_eq(image.width, width, "%s", path);
+    cr_assert_eq(image.height, 48 - width);
+    corners(found, &image);
+    cr_assert_str_eq(found, upright[orientation], "%s: orientation %d: expected %s, found %s",
+                     path, orientation, upright[orientation], found);
+    render_image_free(&image);
 
-        bool turned;
-        ad_message error;
-        cr_assert(render_image_probe(&probed_width, &probed_height, &turned, path, &error));
-        cr_assert(probed_width == width && turned == (orientation >= 5));
-        const render_image_options stored = {.ignore_orientation = true};
-        cr_assert(render_image_load(&image, path, &stored, &error));
-        corners(found, &image);
-        cr_assert_str_eq(found, "RGBW");
-        render_image_free(&image);
+    bool turned;
+    ad_message error;
+    cr_assert(render_image_probe(&probed_width, &probed_height, &turned, path, &error));
+    cr_assert(probed_width == width && turned == (orientation >= 5), "%s", path);
+    const render_image_options stored = {.ignore_orientation = true};
+    cr_assert(render_image_load(&image, path, &stored, &error));
+    corners(found, &image);
+    cr_assert_str_eq(found, "RGBW");
+    render_image_free(&image);
+}
+
+Test(load_jpeg, orientation_is_applied) {
+    for (int orientation = 1; orientation <= 8; orientation++) {
+        char path[64];
+        snprintf(path, sizeof path, JPEG_CORPUS "orientation_%d.jpg", orientation);
+        check_orientation(path, orientation);
     }
+}
+
+/* A PNG of the four colours with an eXIf chunk before its pixels or after them; `filler` bytes of
+ * a chunk that nobody knows move the end of the file. EXIF: a TIFF header, then one list of one
+ * entry, tag 0x0112, type 3, one value; big-endian. */
+static const char *png_with_exif(const fixture_folder *folder, int orientation, bool late,
+                                 size_t filler) {
+    uint8_t pixels[16][32][3] = {{{0}}}, exif[26] = "MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1";
+    for (int y = 0; y < 16; y++)
+        for (int x = 0; x < 32; x++)
+            for (int c = 0; c < 3; c++)
+                pixels[y][x][c] = (y < 8 ? (x < 16) == (c == 0) && c < 2 : x >= 16 || c == 2) * 255;
+    exif[19] = (uint8_t)orientation;
+    fixture_png(folder, "plain.png", &pixels[0][0][0], 32, 16, 3);
+    size_t size, header = 8 + 25, end = 12;
+    uint8_t *plain = fixture_read(fixture_path(folder, "plain.png"), &size);
+    uint8_t *png = malloc(size + filler + 100), *unknown = calloc(filler + 1, 1);
+    size_t before = late ? size - end : header;
+    memcpy(png, plain, before);
+    uint8_t *at = fixture_png_chunk(png + before, "juNk", unknown, filler);
+    at = fixture_png_chunk(at, "eXIf", exif, sizeof exif);
+    memcpy(at, plain + before, size - before);
+    fixture_write(folder, "turned.png", png, (size_t)(at - png) + size - before);
+    free(plain), free(png), free(unknown);
+    return fixture_path(folder, "turned.png");
+}
+
+Test(load_png, orientation_is_applied) {
+    fixture_folder folder;
+    fixture_make(&folder);
+    check_orientation(PNG_CORPUS "orientation_6.png", 6);
+    check_orientation(PNG_CORPUS "orientation_6_late.png", 6);
+    for (int orientation = 1; orientation <= 8; orientation++)
+        for (int late = 0; late < 2; late++) {
+            check_orientation(png_with_exif(&folder, orientation, late, 3), orientation);
+            // So far behind that it is not in the part that is looked at first.
+            check_orientation(png_with_exif(&folder, orientation, late, 300000), orientation);
+        }
+    fixture_remove(&folder);
 }
 
 Test(load_jpeg, every_encoding) {
@@ -250,6 +294,7 @@ Test(image_resize, area_mean_in_premultiplied_alpha) {
 Test(load_image, any_allocation_may_fail) {
     static const char *const paths[] = {PNG_CORPUS "rgb16_trns_interlaced.png",
                                         PNG_CORPUS "type3_depth4_plain.png",
+                                        PNG_CORPUS "orientation_6.png",
                                         JPEG_CORPUS "orientation_6.jpg",
                                         JPEG_CORPUS "progressive.jpg"};
     if (!failing_memory_available()) cr_skip("AddressSanitizer has its own malloc");

@@ -13,36 +13,13 @@
 #include "autodiff/text.h"
 #include "render/json_lines.h"
 #include "render/render.h"
+#include "tests/fixtures.h"
 
-static char folder[64];
+static fixture_folder folder;
 
-static void folder_make(void) {
-    strcpy(folder, "/tmp/adjoint-test-XXXXXX");
-    cr_assert_not_null(mkdtemp(folder));
-}
-
-static void folder_remove(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    cr_assert_eq(system(command), 0);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-/* The whole file and a NUL behind it. The caller frees. */
-static char *slurp(const char *path, size_t *count) {
-    FILE *file = fopen(path, "rb");
-    cr_assert_not_null(file, "%s", path);
-    char *bytes = malloc((1 << 20) + 1);
-    *count = fread(bytes, 1, 1 << 20, file);
-    bytes[*count] = 0;
-    fclose(file);
-    return bytes;
-}
+static void folder_make(void) { fixture_make(&folder); }
+static void folder_remove(void) { fixture_remove(&folder); }
+static const char *in_folder(const char *name) { return fixture_path(&folder, name); }
 
 TestSuite(outputs, .init = folder_make, .fini = folder_remove);
 
@@ -116,7 +93,7 @@ Test(outputs, npy_layout) {
         const char *path = in_folder("a.npy");
         cr_assert(render_npy_write(path, values, 2, cases[i].width, cases[i].channels, &error),
                   "%s", error.text);
-        char *bytes = slurp(path, &count);
+        char *bytes = (char *)fixture_read(path, &count);
         cr_assert_eq(count, 128 + sizeof values);
         cr_expect_eq(memcmp(bytes, "\x93NUMPY\1\0\x76\0", 10), 0, "magic, version, length 118");
         snprintf(expected, sizeof expected,
@@ -136,6 +113,7 @@ Test(outputs, nothing_half_written) {
         random = random * 1664525u + 1013904223u;
         noise[i] = (uint8_t)(random >> 24);
     }
+    fixture_text(&folder, "no", "a file where a folder is wanted");
     cr_expect_not(render_png_write(in_folder("no/a.png"), noise, 300, 300, 1, &error));
     cr_expect(strstr(error.text, "cannot be created"), "%s", error.text);
     if (access("/dev/full", W_OK) == 0) {

@@ -10,36 +10,13 @@
 
 #include "cli/progress.h"
 #include "render/report.h"
+#include "tests/fixtures.h"
 
-static char folder[64];
+static fixture_folder folder;
 
-static void folder_make(void) {
-    strcpy(folder, "/tmp/adjoint-test-XXXXXX");
-    cr_assert_not_null(mkdtemp(folder));
-}
-
-static void folder_remove(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    cr_assert_eq(system(command), 0);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-/* The whole file and a NUL behind it. The caller frees. */
-static char *slurp(const char *path, size_t *count) {
-    FILE *file = fopen(path, "rb");
-    cr_assert_not_null(file, "%s", path);
-    char *bytes = malloc((1 << 20) + 1);
-    *count = fread(bytes, 1, 1 << 20, file);
-    bytes[*count] = 0;
-    fclose(file);
-    return bytes;
-}
+static void folder_make(void) { fixture_make(&folder); }
+static void folder_remove(void) { fixture_remove(&folder); }
+static const char *in_folder(const char *name) { return fixture_path(&folder, name); }
 
 TestSuite(report, .init = folder_make, .fini = folder_remove);
 
@@ -89,7 +66,7 @@ Test(report, page) {
     int pictures, scripts, links, opened, closed;
     const char *path = in_folder("report.html");
     cr_assert(render_report_write(&report, path, &error), "%s", error.text);
-    char *html = slurp(path, &length);
+    char *html = (char *)fixture_read(path, &length);
     cr_expect_eq(strlen(html), length, "a NUL in the page");
 
     // Self-contained: seven pictures inside (top, 5 + 1, and target, result, error of "same").
@@ -124,6 +101,7 @@ Test(report, page) {
     // An empty report is a page, too; a place that cannot be written is a sentence.
     cr_expect(render_report_write(&(render_report){ 0 }, in_folder("empty.html"), &error), "%s",
               error.text);
+    fixture_text(&folder, "no", "a file where a folder is wanted");
     cr_expect_not(render_report_write(&report, in_folder("no/report.html"), &error));
     cr_expect(strstr(error.text, "no/report.html.part: cannot be created"), "%s", error.text);
 }
@@ -142,7 +120,7 @@ Test(report, base64_decodes_to_the_picture) {
         size_t png_count, length, count = 0;
         cr_assert(render_report_write(&report, in_folder("a.html"), NULL));
         cr_assert(render_png_encode(&png, &png_count, pixels, width, height, 3, NULL));
-        char *html = slurp(in_folder("a.html"), &length);
+        char *html = (char *)fixture_read(in_folder("a.html"), &length);
         const char *at = strstr(html, "base64,") + strlen("base64,");
         size_t padded = strcspn(at, "\""), bits = 0, held = 0;
         for (size_t i = 0; i < padded && at[i] != '='; i++) {

@@ -14,35 +14,13 @@
 
 #include "autodiff/file.h"
 #include "autodiff/safetensors.h"
+#include "tests/fixtures.h"
 
-static char folder[64];
+static fixture_folder folder;
 
-static void folder_make(void) {
-    strcpy(folder, "/tmp/adjoint-test-XXXXXX");
-    cr_assert_not_null(mkdtemp(folder));
-}
-
-static void folder_remove(void) {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf '%s'", folder);
-    cr_assert_eq(system(command), 0);
-}
-
-static const char *in_folder(const char *name) {
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-/* The file's bytes; its length in *count. The caller frees. */
-static unsigned char *slurp(const char *path, size_t *count) {
-    FILE *file = fopen(path, "rb");
-    cr_assert_not_null(file, "%s", path);
-    unsigned char *bytes = malloc(1 << 16);
-    *count = fread(bytes, 1, 1 << 16, file);
-    fclose(file);
-    return bytes;
-}
+static void folder_make(void) { fixture_make(&folder); }
+static void folder_remove(void) { fixture_remove(&folder); }
+static const char *in_folder(const char *name) { return fixture_path(&folder, name); }
 
 TestSuite(safetensors, .init = folder_make, .fini = folder_remove);
 
@@ -137,7 +115,7 @@ Test(safetensors, same_input_same_bytes) {
     for (int i = 0; i < 2; i++) {
         const char *path = in_folder(i ? "b" : "a");
         cr_assert(ad_safetensors_write(path, sources, 5, metadata, 2, &error), "%s", error.text);
-        bytes[i] = slurp(path, &counts[i]);
+        bytes[i] = fixture_read(path, &counts[i]);
     }
     cr_assert_eq(counts[0], counts[1]);
     cr_expect_arr_eq(bytes[0], bytes[1], counts[0]);
@@ -261,9 +239,10 @@ Test(safetensors, failures_midway_keep_the_old_file) {
 
 Test(safetensors, places_that_cannot_be_written) {
     ad_message error = { "" };
+    fixture_text(&folder, "no", "a file where a folder is wanted");
     cr_expect_not(ad_safetensors_write(in_folder("no/where"), sources, 5, NULL, 0, &error));
     cr_expect(strstr(error.text, "cannot be created"), "%s", error.text);
-    cr_expect_not(ad_safetensors_write(folder, sources, 5, NULL, 0, &error));
+    cr_expect_not(ad_safetensors_write(folder.path, sources, 5, NULL, 0, &error));
     cr_expect(strstr(error.text, "found a folder"), "%s", error.text);
     if (access("/dev/full", W_OK) == 0) {
         cr_expect_not(ad_safetensors_write("/dev/full", sources, 5, NULL, 0, &error));
@@ -273,12 +252,12 @@ Test(safetensors, places_that_cannot_be_written) {
     }
 
     // The owner's missing right to write means nothing to root, who must become somebody first.
-    cr_assert_eq(chmod(folder, 0555), 0);
+    cr_assert_eq(chmod(folder.path, 0555), 0);
     bool root = geteuid() == 0;
     cr_assert(!root || seteuid(65534) == 0);
     bool written = ad_safetensors_write(in_folder("s"), sources, 5, NULL, 0, &error);
     cr_assert(!root || seteuid(0) == 0);
-    chmod(folder, 0755);
+    chmod(folder.path, 0755);
     cr_expect_not(written);
     cr_expect(strstr(error.text, "cannot be created: Permission denied"), "%s", error.text);
 }
@@ -288,7 +267,7 @@ Test(safetensors, places_that_cannot_be_read) {
     ad_message error;
     cr_expect_not(ad_safetensors_open(&file, in_folder("none"), &error));
     cr_expect(strstr(error.text, "cannot be opened"), "%s", error.text);
-    cr_expect_not(ad_safetensors_open(&file, folder, &error));
+    cr_expect_not(ad_safetensors_open(&file, folder.path, &error));
     cr_expect(strstr(error.text, "expected a file"), "%s", error.text);
     cr_expect_not(ad_safetensors_open(&file, "/dev/zero", &error));
     cr_expect_eq(mkfifo(in_folder("pipe"), 0600), 0);

@@ -24,20 +24,45 @@ enum {
     SHARE_WORK = 1 << 17         // elements times FLOP: about 20 microseconds on one core
 };
 
+// What small calls do not need stays out of their way: they are most of the tape's own cost.
+#define RARE __attribute__((cold, noinline))
+
 /* ---- shapes */
 
-static void mismatch(ad_infer *call, int i, const char *what) {
+static bool same_sizes(const ad_view *a, const ad_view *b) {
+    bool same = a->rank == b->rank;
+    for (int axis = 0; axis < a->rank && same; axis++) same = a->size[axis] == b->size[axis];
+    return same;
+}
+
+RARE static void mismatch(ad_infer *call, int i, const char *what) {
     char first[160], other[160];
     ad_view_text(&call->input[call->inputs - 1], first, sizeof first);
     ad_view_text(&call->input[i], other, sizeof other);
     ad_infer_fail(call, "operands of %s and %s: %s", other, first, what);
 }
 
+// Widens the shape of y by that of x, axes aligned at the right; false where they do not agree.
+RARE static bool widen(ad_view *y, const ad_view *x) {
+    int more = x->rank - y->rank;
+    if (more > 0) {
+        memmove(y->size + more, y->size, (size_t)y->rank * sizeof *y->size);
+        for (int axis = 0; axis < more; axis++) y->size[axis] = 1;
+        y->rank = x->rank;
+    }
+    int64_t *size = y->size + (y->rank - x->rank);
+    for (int axis = 0; axis < x->rank; axis++) {
+        if (size[axis] == 1) size[axis] = x->size[axis];
+        else if (x->size[axis] != size[axis] && x->size[axis] != 1) return false;
+    }
+    return true;
+}
+
 void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e) {
     ad_view *y = call->output;
     const ad_view *last = &call->input[call->inputs - 1]; // its type is that of the values
     y->type = last->type, y->rank = last->rank;
-    memcpy(y->size, last->size, sizeof y->size);
+    for (int axis = 0; axis < last->rank; axis++) y->size[axis] = last->size[axis];
     bool narrow = y->type == AD_F16 || y->type == AD_BF16;
     if (!e->body[narrow ? AD_F32 : y->type]) {
         ad_infer_fail(call, "there is no such operation on %s", ad_type_name(y->type));
@@ -50,20 +75,9 @@ void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e) {
             mismatch(call, i, mask ? "the mask must be u32" : "the types must agree (ad_cast)");
             return;
         }
-        // Widen the result's shape by this operand's.
-        int more = x->rank - y->rank;
-        if (more > 0) {
-            memmove(y->size + more, y->size, (size_t)y->rank * sizeof *y->size);
-            for (int axis = 0; axis < more; axis++) y->size[axis] = 1;
-            y->rank = x->rank;
-        }
-        for (int axis = 0; axis < x->rank; axis++) {
-            int64_t *size = &y->size[y->rank - x->rank + axis];
-            if (*size == 1) *size = x->size[axis];
-            else if (x->size[axis] != *size && x->size[axis] != 1) {
-                mismatch(call, i, "aligned at the right, sizes must be equal or 1");
-                return;
-            }
+        if (!same_sizes(x, y) && !widen(y, x)) {
+            mismatch(call, i, "aligned at the right, sizes must be equal or 1");
+            return;
         }
     }
     if (e->makes_mask) y->type = AD_U32;
@@ -79,24 +93,22 @@ static int64_t count_of(const ad_view *view) {
 
 void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *flops,
                          double *bytes) {
-    int64_t count = count_of(call->output), total = count;
-    for (int i = 0; i < call->inputs; i++) total += count_of(&call->input[i]);
+    // An operand that is repeated counts as often as it is read.
+    double count = (double)count_of(call->output);
     ad_type type = call->input[call->inputs - 1].type; // of the values; a mask has 4 bytes
-    *flops = e->flops * (double)count;
-    *bytes = (double)total * (ad_type_is_narrow(type) ? 2 : type == AD_F64 ? 8 : 4);
+    *flops = e->flops * count;
+    *bytes = count * (call->inputs + 1) * (ad_type_is_narrow(type) ? 2 : type == AD_F64 ? 8 : 4);
 }
 
 /* ---- the walk */
 
-// Contiguous and of the result's shape.
+// Of the result's shape, and lying as it does: contiguous.
 static bool dense(const ad_view *x, const ad_view *y) {
     if (x->rank != y->rank) return false;
-    int64_t stride = 1;
-    for (int axis = x->rank - 1; axis >= 0; axis--) {
-        if (x->size[axis] != y->size[axis]) return false;
-        if (x->stride[axis] != stride && x->size[axis] != 1) return false;
-        stride *= x->size[axis];
-    }
+    for (int axis = 0; axis < y->rank; axis++)
+        if (x->size[axis] != y->size[axis]
+            || (x->stride[axis] != y->stride[axis] && y->size[axis] != 1))
+            return false;
     return true;
 }
 
@@ -184,24 +196,14 @@ static void run_packed(const work *w, int threads) {
     }
 }
 
-void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e) {
-    const ad_view *y = launch->output;
-    ad_loop_body body = e->body[launch->input[launch->inputs - 1].type];
-    int64_t count = count_of(y);
-    const ad_view *views[AD_LOOP_OPERANDS] = {y};
-    char *data[AD_LOOP_OPERANDS] = {y->data};
-    bool all_dense = true;
-    for (int i = 0; i < launch->inputs; i++) {
-        views[i + 1] = &launch->input[i], data[i + 1] = launch->input[i].data;
-        all_dense = all_dense && dense(&launch->input[i], y);
-    }
-    if (all_dense && count <= AD_LOOP_PIECE) {
-        const int64_t stride[AD_LOOP_OPERANDS] = {1, 1, 1, 1};
-        if (count) body(launch->attributes, count, data, stride);
-        return;
-    }
+// Any layout.
+__attribute__((noinline)) static void run_strided(const ad_launch *launch,
+                                                  const ad_elementwise *e, ad_loop_body body,
+                                                  int64_t count) {
+    const ad_view *views[AD_LOOP_OPERANDS] = {launch->output};
+    for (int i = 0; i < launch->inputs; i++) views[i + 1] = &launch->input[i];
     ad_loop loop;
-    ad_loop_plan(&loop, y, launch->inputs + 1, views);
+    ad_loop_plan(&loop, launch->output, launch->inputs + 1, views);
     work w = {.body = body, .attributes = launch->attributes, .loop = &loop,
               .operands = launch->inputs + 1, .count = count};
     for (int k = 0; k < w.operands; k++) w.element[k] = loop.element[k];
@@ -209,6 +211,21 @@ void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e) {
     if (loop.row < SHORT_ROW && loop.rank > 1 && count) run_packed(&w, threads);
     else if (count * w.element[0] >= STREAM_BYTES) ad_loop_run(&loop, threads, stream_piece, &w);
     else ad_loop_run(&loop, threads, body, launch->attributes);
+}
+
+void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e) {
+    static const int64_t ones[AD_LOOP_OPERANDS] = {1, 1, 1, 1};
+    const ad_view *y = launch->output, *x = launch->input;
+    ad_loop_body body = e->body[x[launch->inputs - 1].type];
+    int64_t count = count_of(y);
+    char *data[AD_LOOP_OPERANDS] = {y->data};
+    bool all_dense = count <= AD_LOOP_PIECE;
+    for (int i = 0; i < launch->inputs && all_dense; i++) {
+        data[i + 1] = x[i].data;
+        all_dense = dense(&x[i], y);
+    }
+    if (!all_dense) run_strided(launch, e, body, count);
+    else if (count) body(launch->attributes, count, data, ones);
 }
 
 /* ---- derivatives */

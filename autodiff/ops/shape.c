@@ -4,7 +4,9 @@
  * where it starts, both in elements. Only reshape can fail to find strides: it then asks the core
  * to pack the operand first. All five are linear, so the forward mode is the operation itself; in
  * reverse, reshape undoes itself, permute applies the inverse permutation, broadcast sums, and a
- * slice pads with zeros, after setting zeros between its elements where its step is not 1. */
+ * slice pads with zeros, after setting zeros between its elements where its step is not 1.
+ *
+ * Attributes are kept small, because each recorded view has a copy of them. */
 #include "autodiff/autodiff.h"
 #include "autodiff/ops/axes.h"
 
@@ -12,14 +14,52 @@
 
 extern const ad_op ad_op_reshape, ad_op_permute, ad_op_broadcast, ad_op_slice;
 
+typedef struct sizes {          // of the result; NO_AXIS past its rank
+    uint32_t size[AD_RANK_MAX];
+} sizes;
+
 typedef struct axes_list {
-    int axis[AD_RANK_MAX];
+    int8_t axis[8];
 } axes_list;
 
 typedef struct slice_range {
-    int axis;
-    int64_t start, stop, step;
+    int32_t axis, start, stop, step;
 } slice_range;
+
+enum { NO_AXIS = 0xffffffffu };
+
+static sizes sizes_of(ad_shape shape) {
+    sizes list;
+    for (int i = 0; i < AD_RANK_MAX; i++)
+        list.size[i] = i < shape.rank ? (uint32_t)shape.size[i] : NO_AXIS;
+    return list;
+}
+
+static void sizes_to_view(const sizes *list, ad_view *y) {
+    y->rank = 0;
+    while (y->rank < AD_RANK_MAX && list->size[y->rank] != NO_AXIS) {
+        y->size[y->rank] = list->size[y->rank];
+        y->rank++;
+    }
+}
+
+// x seen in a shape that is not its own.
+static ad_tensor shaped(ad_context *ctx, const ad_op *op, ad_tensor x, ad_shape shape) {
+    if (ad_failed(ctx)) return (ad_tensor){0};
+    if (shape.rank < 0 || shape.rank > AD_RANK_MAX) {
+        ad_raise(ctx, "%s: the rank must be 0 to %d, not %d", op->name, AD_RANK_MAX, shape.rank);
+        return (ad_tensor){0};
+    }
+    for (int i = 0; i < shape.rank; i++) {
+        if (shape.size[i] >= 0 && shape.size[i] <= INT32_MAX) continue;
+        ad_raise(ctx, "%s: axis %d of the result would have the size %lld", op->name, i,
+                 (long long)shape.size[i]);
+        return (ad_tensor){0};
+    }
+    if (!ad_is_null(x) && ad_shape_same(ad_shape_of(ctx, x), shape)) return x;
+    sizes list = sizes_of(shape);
+    return ad_apply1(ctx, op, 1, &x, &list);
+}
 
 /* ---- reshape */
 
@@ -50,11 +90,10 @@ static bool reshape_strides(const ad_view *x, ad_view *y) {
 }
 
 static void reshape_infer(ad_infer *call) {
-    const ad_shape *shape = call->attributes;
     const ad_view *x = &call->input[0];
     ad_view *y = &call->output[0];
-    y->type = x->type, y->rank = shape->rank;
-    memcpy(y->size, shape->size, sizeof y->size);
+    y->type = x->type;
+    sizes_to_view(call->attributes, y);
     call->saved_inputs = call->saved_outputs = 0;
     if (ad_view_count(x) != ad_view_count(y)) {
         char from[160], to[160];
@@ -72,14 +111,7 @@ static void reshape_vjp(ad_vjp *call) {
 }
 
 ad_tensor ad_reshape(ad_context *ctx, ad_tensor x, ad_shape shape) {
-    if (!ad_failed(ctx) && !ad_is_null(x)) {
-        if (shape.rank < 0 || shape.rank > AD_RANK_MAX) {
-            ad_raise(ctx, "reshape: the rank must be 0 to %d, not %d", AD_RANK_MAX, shape.rank);
-            return (ad_tensor){0};
-        }
-        if (ad_shape_same(ad_shape_of(ctx, x), shape)) return x;
-    }
-    return ad_apply1(ctx, &ad_op_reshape, 1, &x, &shape);
+    return shaped(ctx, &ad_op_reshape, x, shape);
 }
 
 /* ---- permute */
@@ -113,7 +145,8 @@ static void permute_vjp(ad_vjp *call) {
 ad_tensor ad_permute(ad_context *ctx, ad_tensor x, const int *axes) {
     axes_list list = {{0}};
     int rank = ad_failed(ctx) || ad_is_null(x) ? 0 : ad_shape_of(ctx, x).rank;
-    for (int i = 0; i < rank; i++) list.axis[i] = axes[i];
+    for (int i = 0; i < rank; i++)
+        list.axis[i] = (int8_t)(axes[i] < -1 ? -1 : axes[i] > 127 ? 127 : axes[i]);
     return ad_apply1(ctx, &ad_op_permute, 1, &x, &list);
 }
 
@@ -131,21 +164,20 @@ ad_tensor ad_transpose(ad_context *ctx, ad_tensor x) {
 /* ---- broadcast */
 
 static void broadcast_infer(ad_infer *call) {
-    const ad_shape *shape = call->attributes;
     const ad_view *x = &call->input[0];
     ad_view *y = &call->output[0];
-    int added = shape->rank - x->rank;
-    y->type = x->type, y->rank = shape->rank;
-    memcpy(y->size, shape->size, sizeof y->size);
+    y->type = x->type;
+    sizes_to_view(call->attributes, y);
+    int added = y->rank - x->rank;
     call->saved_inputs = call->saved_outputs = 0;
-    for (int i = 0; i < shape->rank; i++) {
+    for (int i = 0; i < y->rank; i++) {
         int own = i - added;
-        bool fixed = own >= 0 && x->size[own] == shape->size[i];
+        bool fixed = own >= 0 && x->size[own] == y->size[i];
         if (added < 0 || (own >= 0 && !fixed && x->size[own] != 1)) break;
         y->stride[i] = fixed ? x->stride[own] : 0;
-        if (i + 1 == shape->rank) return;
+        if (i + 1 == y->rank) return;
     }
-    if (shape->rank == 0 && x->rank == 0) return;
+    if (y->rank == 0 && x->rank == 0) return;
     char from[160], to[160];
     ad_view_text(x, from, sizeof from), ad_view_text(y, to, sizeof to);
     ad_infer_fail(call, "%s does not stretch to %s: only axes of size 1 and new ones in front do",
@@ -157,21 +189,14 @@ static void broadcast_vjp(ad_vjp *call) {
 }
 
 ad_tensor ad_broadcast(ad_context *ctx, ad_tensor x, ad_shape shape) {
-    if (!ad_failed(ctx) && !ad_is_null(x)) {
-        if (shape.rank < 0 || shape.rank > AD_RANK_MAX) {
-            ad_raise(ctx, "broadcast: the rank must be 0 to %d, not %d", AD_RANK_MAX, shape.rank);
-            return (ad_tensor){0};
-        }
-        if (ad_shape_same(ad_shape_of(ctx, x), shape)) return x;
-    }
-    return ad_apply1(ctx, &ad_op_broadcast, 1, &x, &shape);
+    return shaped(ctx, &ad_op_broadcast, x, shape);
 }
 
 /* ---- slice */
 
 static int64_t slice_count(const slice_range *range) {
-    int64_t span = range->step > 0 ? range->stop - range->start : range->start - range->stop;
-    int64_t step = range->step > 0 ? range->step : -range->step;
+    int64_t span = (int64_t)range->stop - range->start, step = range->step;
+    if (step < 0) span = -span, step = -step;
     return span > 0 ? (span - 1) / step + 1 : 0;
 }
 
@@ -187,13 +212,13 @@ static void slice_infer(ad_infer *call) {
     // Forwards a range lies in 0 ... size, backwards in size-1 ... -1.
     int64_t size = x->size[range->axis], low = range->step > 0 ? 0 : -1, high = size + low;
     int64_t step = range->step;
-    if (step == 0 || step < -INT32_MAX || step > INT32_MAX) {
-        ad_infer_fail(call, "the step must not be %lld", (long long)step);
+    if (step == 0) {
+        ad_infer_fail(call, "the step must not be 0");
         return;
     }
     if (range->start < low || range->start > high || range->stop < low || range->stop > high) {
-        ad_infer_fail(call, "%lld to %lld leaves axis %d of size %lld", (long long)range->start,
-                      (long long)range->stop, range->axis, (long long)size);
+        ad_infer_fail(call, "%d to %d leaves axis %d of size %lld", range->start, range->stop,
+                      range->axis, (long long)size);
         return;
     }
     *y = *x;
@@ -218,7 +243,8 @@ static ad_tensor spread(ad_context *ctx, ad_tensor x, int axis, int64_t step) {
 static void slice_vjp(ad_vjp *call) {
     ad_context *ctx = call->ctx;
     slice_range range = *(const slice_range *)call->attributes;
-    int64_t n = slice_count(&range), size = ad_shape_of(ctx, call->input[0]).size[range.axis];
+    int32_t n = (int32_t)slice_count(&range);
+    int64_t size = ad_shape_of(ctx, call->input[0]).size[range.axis];
     if (n == 0) return;
     ad_tensor dx = call->dy[0];
     // Backwards ranges are turned round first; a single element needs no step.
@@ -229,18 +255,22 @@ static void slice_vjp(ad_vjp *call) {
     if (n == 1) range.step = 1;
     if (range.step > 1) {
         dx = spread(ctx, dx, range.axis, range.step);
-        dx = ad_slice(ctx, dx, range.axis, 0, (n - 1) * range.step + 1, 1);
+        dx = ad_slice(ctx, dx, range.axis, 0, (int64_t)(n - 1) * range.step + 1, 1);
     }
-    int64_t end = range.start + (n - 1) * range.step + 1;
+    int64_t end = range.start + (int64_t)(n - 1) * range.step + 1;
     call->dx[0] = ad_pad(ctx, dx, range.axis, range.start, size - end, 0);
 }
 
 ad_tensor ad_slice(ad_context *ctx, ad_tensor x, int axis, int64_t start, int64_t stop,
                    int64_t step) {
-    slice_range range;
-    memset(&range, 0, sizeof range);
-    range.axis = ad_axis_from_front(ctx, "slice", x, axis);
-    range.start = start, range.stop = stop, range.step = step;
+    const int64_t given[3] = {start, stop, step};
+    for (int i = 0; i < 3; i++) {
+        if (given[i] >= -INT32_MAX && given[i] <= INT32_MAX) continue;
+        ad_raise(ctx, "slice: no axis has the place %lld", (long long)given[i]);
+        return (ad_tensor){0};
+    }
+    slice_range range = {ad_axis_from_front(ctx, "slice", x, axis), (int32_t)start,
+                         (int32_t)stop, (int32_t)step};
     return ad_apply1(ctx, &ad_op_slice, 1, &x, &range);
 }
 
@@ -266,7 +296,8 @@ static bool reshape_sample(ad_sample *s) {
         shape.size[0] = 1, shape.size[shape.rank - 1] = 1;
         for (int i = 0; i < s->shape.rank; i++) shape.size[i + 1] = s->shape.size[i];
     }
-    memcpy(s->attributes.bytes, &shape, sizeof shape);
+    sizes list = sizes_of(shape);
+    memcpy(s->attributes.bytes, &list, sizeof list);
     return true;
 }
 
@@ -275,7 +306,8 @@ static bool permute_sample(ad_sample *s) {
     axes_list list = {{0}};
     int rank = s->shape.rank;
     wish(s);
-    for (int i = 0; i < rank; i++) list.axis[i] = s->variant ? rank - 1 - i : (i + 1) % rank;
+    for (int i = 0; i < rank; i++)
+        list.axis[i] = (int8_t)(s->variant ? rank - 1 - i : (i + 1) % rank);
     memcpy(s->attributes.bytes, &list, sizeof list);
     return s->variant < 2;
 }
@@ -293,29 +325,27 @@ static bool broadcast_sample(ad_sample *s) {
     } else {
         from->rank = 0;
     }
-    memcpy(s->attributes.bytes, &s->shape, sizeof s->shape);
+    sizes list = sizes_of(s->shape);
+    memcpy(s->attributes.bytes, &list, sizeof list);
     return s->variant < 3;
 }
 
 // Inner part; every second one; backwards, whole and with a step.
 static bool slice_sample(ad_sample *s) {
-    slice_range range;
-    memset(&range, 0, sizeof range);
     wish(s);
-    if (s->shape.rank == 0) return false;
-    range.axis = s->variant % s->shape.rank;
-    int64_t n = s->shape.size[range.axis];
-    int64_t start[] = {n / 3, 0, n - 1, n - 1}, stop[] = {n - n / 4, n, -1, n / 3 - 1};
-    int64_t step[] = {1, 2, -1, -3};
-    if (s->variant > 3) return false;
-    range.start = start[s->variant], range.stop = stop[s->variant], range.step = step[s->variant];
+    if (s->shape.rank == 0 || s->variant > 3) return false;
+    int axis = s->variant % s->shape.rank;
+    int32_t n = (int32_t)s->shape.size[axis];
+    int32_t start[] = {n / 3, 0, n - 1, n - 1}, stop[] = {n - n / 4, n, -1, n / 3 - 1};
+    int32_t step[] = {1, 2, -1, -3};
+    slice_range range = {axis, start[s->variant], stop[s->variant], step[s->variant]};
     memcpy(s->attributes.bytes, &range, sizeof range);
     return true;
 }
 
 const ad_op ad_op_reshape = {
     .name = "reshape", .inputs_min = 1, .inputs_max = 1, .outputs = 1,
-    .flags = AD_OP_LINEAR | AD_OP_VIEW, .attribute_bytes = sizeof(ad_shape),
+    .flags = AD_OP_LINEAR | AD_OP_VIEW, .attribute_bytes = sizeof(sizes),
     .infer = reshape_infer, .vjp = reshape_vjp, .sample = reshape_sample};
 
 const ad_op ad_op_permute = {
@@ -325,7 +355,7 @@ const ad_op ad_op_permute = {
 
 const ad_op ad_op_broadcast = {
     .name = "broadcast", .inputs_min = 1, .inputs_max = 1, .outputs = 1,
-    .flags = AD_OP_LINEAR | AD_OP_VIEW, .attribute_bytes = sizeof(ad_shape),
+    .flags = AD_OP_LINEAR | AD_OP_VIEW, .attribute_bytes = sizeof(sizes),
     .infer = broadcast_infer, .vjp = broadcast_vjp, .sample = broadcast_sample};
 
 const ad_op ad_op_slice = {

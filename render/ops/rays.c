@@ -2,9 +2,8 @@
  *
  * camera_rays computes what render_camera_ray defines (camera.c has the formulas): the pixel's
  * centre back through the lens, turned and moved by the camera's pose. In f64 it calls that very
- * function; in f32 it inverts the distortion by at most eight Newton steps (three are usual), and
- * falls back to the undistorted direction where they do not arrive. A ray of an image that does
- * not exist is zero.
+ * function; in f32 it inverts the distortion by the same method, and falls back to the undistorted
+ * direction where that finds nothing. A ray of an image that does not exist is zero.
  *
  * A camera's movement is a twist (w, v) in se(3), applied on the left of its pose, in the unit
  * cube: exp(twist) = [R V v; 0 1] with K the matrix of the cross product with w, s = |w|^2 and
@@ -21,7 +20,7 @@
 enum { CAMERAS, IDS, INPUTS };
 enum { ORIGIN, DIRECTION, OUTPUTS };
 enum { FX = 12, FY, CX, CY, LENS_K, LENS_P = 20, MODEL = 22, WIDTH, HEIGHT }; // in a camera's row
-enum { NEWTON_STEPS = 8, SERIES_TERMS = 14 };
+enum { NEWTON_STEPS = 50, SERIES_TERMS = 14 }; // three steps are usual
 
 static void rays_infer(ad_infer *call) {
     const ad_view *cameras = &call->input[CAMERAS], *ids = &call->input[IDS];
@@ -37,41 +36,63 @@ static void rays_infer(ad_infer *call) {
 }
 
 /* ---- the lens in f32 */
+/* The same steps as camera.c takes, to the rounding of f32: until the residual falls no more. */
 
-// Solves x' = u, y' = v of Brown's model.
+// (x', y') of Brown's model, and its Jacobian xx, xy = yx, yy.
+static void brown_distort(const float *k, const float *p, float x, float y, float out[2],
+                          float jacobian[3]) {
+    float r2 = x * x + y * y;
+    float d = 1 + r2 * (k[0] + r2 * (k[1] + r2 * (k[2] + r2 * k[3])));
+    float slope = k[0] + r2 * (2 * k[1] + r2 * (3 * k[2] + r2 * 4 * k[3]));
+    out[0] = x * d + 2 * p[0] * x * y + p[1] * (r2 + 2 * x * x);
+    out[1] = y * d + 2 * p[1] * x * y + p[0] * (r2 + 2 * y * y);
+    jacobian[0] = d + 2 * x * x * slope + 2 * p[0] * y + 6 * p[1] * x;
+    jacobian[1] = 2 * x * y * slope + 2 * p[0] * x + 2 * p[1] * y;
+    jacobian[2] = d + 2 * y * y * slope + 2 * p[1] * x + 6 * p[0] * y;
+}
+
+// Solves x' = u, y' = v. Steps that do not bring the residual down are halved.
 static bool brown_undistort(const float *k, const float *p, float u, float v, float *x, float *y) {
+    float at[2], j[3], size = 1 + fabsf(u) + fabsf(v);
     *x = u, *y = v;
-    for (int step = 0;; step++) {
-        float r2 = *x * *x + *y * *y;
-        float d = 1 + r2 * (k[0] + r2 * (k[1] + r2 * (k[2] + r2 * k[3])));
-        float slope = k[0] + r2 * (2 * k[1] + r2 * (3 * k[2] + r2 * 4 * k[3]));
-        float ex = *x * d + 2 * p[0] * *x * *y + p[1] * (r2 + 2 * *x * *x) - u;
-        float ey = *y * d + 2 * p[1] * *x * *y + p[0] * (r2 + 2 * *y * *y) - v;
-        float xx = d + 2 * *x * *x * slope + 2 * p[0] * *y + 6 * p[1] * *x;
-        float xy = 2 * *x * *y * slope + 2 * p[0] * *x + 2 * p[1] * *y;
-        float yy = d + 2 * *y * *y * slope + 2 * p[1] * *x + 6 * p[0] * *y;
-        float determinant = xx * yy - xy * xy;
-        if (!(determinant > 0) || !(xx + yy > 0)) return false;
-        float residual = fabsf(ex) + fabsf(ey), size = 1 + fabsf(u) + fabsf(v);
-        if (residual <= 1e-7f * size || step == NEWTON_STEPS) return residual <= 1e-5f * size;
-        *x -= (yy * ex - xy * ey) / determinant;
-        *y -= (xx * ey - xy * ex) / determinant;
+    brown_distort(k, p, u, v, at, j);
+    float residual = fabsf(at[0] - u) + fabsf(at[1] - v);
+    for (int step = 0; step < NEWTON_STEPS && residual > 1e-7f * size; step++) {
+        float determinant = j[0] * j[2] - j[1] * j[1], ex = at[0] - u, ey = at[1] - v;
+        if (!(determinant > 0)) return false;
+        float dx = (j[2] * ex - j[1] * ey) / determinant;
+        float dy = (j[0] * ey - j[1] * ex) / determinant;
+        float scale = 1, tried = residual, tried_at[2] = {0}, tried_j[3] = {0};
+        for (; scale > 1e-3f; scale *= 0.5f) {
+            brown_distort(k, p, *x - scale * dx, *y - scale * dy, tried_at, tried_j);
+            tried = fabsf(tried_at[0] - u) + fabsf(tried_at[1] - v);
+            if (tried < residual || residual <= 1e-6f * size) break;
+        }
+        if (!(tried < residual)) break; // rounding level, or stuck beside a fold
+        *x -= scale * dx, *y -= scale * dy;
+        residual = tried, at[0] = tried_at[0], at[1] = tried_at[1];
+        for (int i = 0; i < 3; i++) j[i] = tried_j[i];
     }
+    return residual <= 1e-5f * size && j[0] * j[2] - j[1] * j[1] > 0 && j[0] + j[2] > 0;
 }
 
 // Solves t' = target of Kannala and Brandt's model.
 static bool fisheye_undistort(const float *k, float target, float *t) {
     const float pi = 3.14159265f;
+    float best = INFINITY, size = 1 + target;
     *t = target < pi ? target : pi;
-    for (int step = 0;; step++) {
+    for (int step = 0; step < NEWTON_STEPS; step++) {
         float t2 = *t * *t;
         float at = *t * (1 + t2 * (k[0] + t2 * (k[1] + t2 * (k[2] + t2 * k[3]))));
         float slope = 1 + t2 * (3 * k[0] + t2 * (5 * k[1] + t2 * (7 * k[2] + t2 * 9 * k[3])));
+        float residual = fabsf(at - target);
         if (!(slope > 0) || !(*t >= 0 && *t <= pi)) return false;
-        float residual = fabsf(at - target), size = 1 + target;
-        if (residual <= 1e-7f * size || step == NEWTON_STEPS) return residual <= 1e-5f * size;
+        if (!(residual < best)) break;
+        best = residual;
+        if (best <= 1e-7f * size) break;
         *t -= (at - target) / slope;
     }
+    return best <= 1e-5f * size;
 }
 
 static void ray_f32(const float *row, uint32_t pixel, float *origin, float *direction) {
@@ -231,10 +252,11 @@ static bool rays_sample(ad_sample *s) {
     if (s->type != AD_F32 && s->type != AD_F64) return false;
     s->inputs = INPUTS;
     s->input[CAMERAS].type = s->type;
-    s->input[CAMERAS].shape = AD_SHAPE(s->shape.size[0], RENDER_CAMERA_NUMBERS);
+    int64_t images = s->shape.size[0] < 64 ? s->shape.size[0] : 64;
+    s->input[CAMERAS].shape = AD_SHAPE(images, RENDER_CAMERA_NUMBERS);
     s->input[CAMERAS].low = 2, s->input[CAMERAS].high = 3; // a lens without folds
     s->input[IDS].type = AD_U32, s->input[IDS].shape = AD_SHAPE(s->shape.size[0], 2);
-    s->input[IDS].low = 0, s->input[IDS].high = (double)s->shape.size[0];
+    s->input[IDS].low = 0, s->input[IDS].high = (double)images;
     s->input[CAMERAS].constant = s->input[IDS].constant = true;
     return true;
 }
