@@ -17,7 +17,7 @@
 
 enum {
     BLOCK = 1024,                // elements computed after their operands were packed
-    STREAM_BLOCK = 128,          // elements computed before they are streamed: few enough that the
+    STREAM_BLOCK = 64,           // elements computed before they are streamed: few enough that the
                                  // next block's reads overlap these writes
     SHORT_ROW = 48,              // elements; shorter rows are packed
     STREAM_BYTES = 16 << 20,     // of the result: with its operands larger than most last caches
