@@ -59,7 +59,6 @@ typedef struct ad_message {
 bool ad_fail(ad_message *error, const char *format, ...);
 
 /* ---- context -------------------------------------------------------------------------------- */
-
 typedef struct ad_options {
     const char *device;                   // "auto" (default) or "cpu"
     int threads;                          // 0: all cores
@@ -102,7 +101,6 @@ void ad_memory_peak_reset(ad_context *ctx);
 void ad_memory_text(const ad_context *ctx, char *text, size_t bytes); // who holds what, by scope
 
 /* ---- tensors -------------------------------------------------------------------------------- */
-
 static inline ad_shape ad_shape_make(int64_t a, int64_t b, int64_t c, int64_t d, int64_t e,
                                      int64_t f) {
     ad_shape s;
@@ -227,7 +225,6 @@ ad_tensor ad_segment_repeat(ad_context *ctx, ad_tensor x, ad_tensor offsets,
                             int64_t rows);                       // (rows, ...): x of the segment
 
 /* ---- operations: products -------------------------------------------------------------------- */
-
 typedef enum ad_activation { AD_LINEAR, AD_RELU } ad_activation;
 // (..., m, k) x (..., k, n) -> (..., m, n), leading axes broadcast; a flag reads it transposed.
 ad_tensor ad_matmul(ad_context *ctx, ad_tensor a, ad_tensor b, bool transpose_a, bool transpose_b);
@@ -237,14 +234,11 @@ ad_tensor ad_dense(ad_context *ctx, ad_tensor x, ad_tensor weight, ad_tensor bia
                    ad_activation activation);
 // A small network in one kernel: x (rows, in); weights[i] (out_i, in_i), biases may be NULL; ReLU
 // between layers, linear at the end; count () u32 or null: rows past it are dead (left zero).
-typedef struct ad_mlp_options {
-    bool bf16;                            // products of bf16 operands with f32 sums
-} ad_mlp_options;
+typedef struct ad_mlp_options { bool bf16; } ad_mlp_options; // bf16 operands with f32 sums
 ad_tensor ad_mlp(ad_context *ctx, ad_tensor x, int layers, const ad_tensor *weights,
                  const ad_tensor *biases, ad_tensor count, const ad_mlp_options *options);
 
 /* ---- operations: shape and selection --------------------------------------------------------- */
-
 // Views where they cost nothing.
 ad_tensor ad_reshape(ad_context *ctx, ad_tensor x, ad_shape shape);
 ad_tensor ad_permute(ad_context *ctx, ad_tensor x, const int *axes); // axes: rank of x
@@ -266,7 +260,6 @@ ad_tensor ad_one_hot(ad_context *ctx, ad_tensor index, int64_t classes, ad_type 
 ad_tensor ad_contiguous(ad_context *ctx, ad_tensor x);
 
 /* ---- operations: random, counter-based: f(seed, ordinal in the step, step, index) ------------ */
-
 ad_tensor ad_uniform(ad_context *ctx, ad_type type, ad_shape shape, double low, double high);
 ad_tensor ad_normal(ad_context *ctx, ad_type type, ad_shape shape, double mean, double deviation);
 ad_tensor ad_dropout(ad_context *ctx, ad_tensor x, double rate);
@@ -276,7 +269,6 @@ uint32_t ad_random_ordinal(ad_context *ctx);      // for operations of your own:
 uint64_t ad_seed(const ad_context *ctx);
 
 /* ---- losses and initialisers ----------------------------------------------------------------- */
-
 ad_tensor ad_mse(ad_context *ctx, ad_tensor y, ad_tensor target);              // mean of squares
 ad_tensor ad_huber(ad_context *ctx, ad_tensor y, ad_tensor target, double delta);
 ad_tensor ad_cross_entropy(ad_context *ctx, ad_tensor logits, ad_tensor labels); // (n, c), i32 (n)
@@ -312,8 +304,19 @@ ad_tensor ad_jacobian(ad_context *ctx, ad_function f, void *user, ad_tensor x); 
 ad_tensor ad_hessian(ad_context *ctx, ad_function f, void *user, ad_tensor x);  // (|x|, |x|)
 ad_tensor ad_hvp(ad_context *ctx, ad_function f, void *user, ad_tensor x, ad_tensor v);
 
+// Implicit differentiation: y = step(y, x) is found by repeating the step from start and enters the
+// tape as one node, with all modes. The step must contract near y, and depend on tensors with
+// gradients through x only; it and user must live as long as the tape. Not within a capture.
+typedef ad_tensor (*ad_fixed_step)(ad_context *ctx, ad_tensor y, const ad_tensor *x, void *user);
+typedef struct ad_fixed_point_options {
+    double tolerance;    // of the last change, by 1 + max |y|; 0: 1e-14 in f64, 1e-6 otherwise
+    int steps;           // more are an error; 0: 1,000
+} ad_fixed_point_options;
+ad_tensor ad_fixed_point(ad_context *ctx, ad_fixed_step step, void *user, ad_tensor start, int n,
+                         const ad_tensor *x, const ad_fixed_point_options *options);
+
 // What is made inside and not kept (ad_keep) is dropped at the end and made again, bitwise equal,
-// when a backward pass needs it.
+// when a backward pass needs it. Checkpoint scopes do not nest.
 void ad_checkpoint_begin(ad_context *ctx);
 void ad_checkpoint_end(ad_context *ctx);
 
