@@ -50,12 +50,9 @@ typedef struct ad_shape {
     int64_t size[AD_RANK_MAX];            // each 0 ... 2^31-1, row-major
 } ad_shape;
 
-/* A failure of the outside world (a file, memory, user input) in one sentence. */
-typedef struct ad_message {
-    char text[1024];
-} ad_message;
-
-/* Formats the sentence into error->text (error may be NULL) and returns false. */
+// A failure of the outside world (a file, memory, user input) in one sentence; ad_fail formats it
+// into error->text (error may be NULL) and returns false.
+typedef struct ad_message { char text[1024]; } ad_message;
 bool ad_fail(ad_message *error, const char *format, ...);
 
 /* ---- context -------------------------------------------------------------------------------- */
@@ -323,7 +320,7 @@ void ad_checkpoint_end(ad_context *ctx);
 /* ---- capture and replay ---------------------------------------------------------------------- */
 /* Between begin and end operations run as usual and are written down. Reading a value inside is an
  * error, and so is writing one from the host. After the end, tensors made inside that are still
- * alive hold what the last run computed. */
+ * alive hold what the last run computed; a rule that saved what an earlier one did is refused. */
 
 void ad_capture_begin(ad_context *ctx);
 ad_program *ad_capture_end(ad_context *ctx);      // NULL after an error
@@ -340,10 +337,10 @@ typedef struct ad_sgd_options {
     double learning_rate, momentum, weight_decay; // 0: 1e-2, none, none
 } ad_sgd_options;
 typedef struct ad_adam_options {
-    double learning_rate, beta1, beta2, epsilon;  // 0: 1e-3, 0.9, 0.999, 1e-8
+    double learning_rate, beta1, beta2, epsilon;  // 0 is the default: 1e-3, 0.9, 0.999, 1e-8
     double weight_decay;                          // L2 on the gradient; with decoupled: AdamW
     bool decoupled;
-    bool sparse;         // rows whose gradient is exactly zero are left alone; own step counters
+    bool sparse; // rows of gradient exactly zero are left alone; own step counters; not for f64
 } ad_adam_options;
 ad_optimizer *ad_sgd(ad_context *ctx, const ad_tensor *parameters, int count,
                      const ad_sgd_options *options);
@@ -488,6 +485,10 @@ ad_tensor ad_apply1(ad_context *ctx, const ad_op *op, int inputs, const ad_tenso
 void ad_infer_fail(ad_infer *call, const char *format, ...); // the sentence after "matmul: "
 bool ad_is_tracked(ad_context *ctx, ad_tensor x); // an operation on x would be recorded
 ad_tensor ad_sum_to(ad_context *ctx, ad_tensor x, ad_shape shape); // undoes a broadcast
+// For rules: t d and t / d, but 0 where t is 0, however steep d; and t where x > 0, else 0.
+ad_tensor ad_chain_mul(ad_context *ctx, ad_tensor t, ad_tensor d);
+ad_tensor ad_chain_div(ad_context *ctx, ad_tensor t, ad_tensor d);
+ad_tensor ad_gate(ad_context *ctx, ad_tensor t, ad_tensor x);
 int64_t ad_view_count(const ad_view *view);
 bool ad_view_present(const ad_view *view);
 bool ad_view_same_shape(const ad_view *a, const ad_view *b);

@@ -15,6 +15,7 @@ typedef struct program_storage {
     size_t bytes, offset;
     uint32_t first, last;     // launches
     bool closed;              // ended inside the capture
+    bool written;             // by a launch, and held: its version goes up with each replay
 } program_storage;
 
 typedef struct program_launch {
@@ -163,13 +164,15 @@ ad_program *ad_capture_end(ad_context *ctx) {
         ad_program_free(p);
         return NULL;
     }
-    // Addresses are final: put them into the views.
+    // Addresses are final: put them into the views, and note what replays will overwrite.
     for (size_t i = 0; i < p->launch_count; i++) {
         program_launch *l = &p->launches[i];
         size_t operands = (size_t)l->launch.inputs + (size_t)l->launch.outputs + 1;
         for (size_t j = 0; j < operands; j++) {
             if (l->storage[j] == UINT32_MAX) continue;
-            const program_storage *s = &p->storages[l->storage[j]];
+            program_storage *s = &p->storages[l->storage[j]];
+            bool output = j >= (size_t)l->launch.inputs;
+            s->written |= s->held && (output || l->launch.op->writes >> j & 1);
             char *data = s->held ? s->held->data : (char *)p->block->data + s->offset;
             data += l->offset[j];
             if (j + 1 == operands) l->launch.workspace = data;
@@ -182,16 +185,14 @@ ad_program *ad_capture_end(ad_context *ctx) {
 bool ad_replay(ad_program *p) {
     if (!p || !ad_ready(p->ctx)) return false;
     ad_context *ctx = p->ctx;
+    for (size_t i = 0; i < p->storage_count; i++)
+        if (p->storages[i].written) p->storages[i].held->version++;
     for (size_t i = 0; i < p->launch_count; i++) {
         const program_launch *l = &p->launches[i];
         if (!ctx->device.launch(&ctx->device, &l->launch)) {
             ad_raise_op(ctx, l->launch.op, "launch %zu of the captured step could not be run", i);
             return false;
         }
-        uint32_t writes = l->launch.op->writes;
-        for (int j = 0; writes >> j && j < l->launch.inputs; j++)
-            if (writes >> j & 1 && l->storage[j] != UINT32_MAX)
-                p->storages[l->storage[j]].held->version++;
         if (ctx->cancelled) return false;
     }
     ctx->launches += p->launch_count;

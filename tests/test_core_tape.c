@@ -311,6 +311,27 @@ static void feed(trainer *t, int step) {
     ad_write(t->ctx, t->target, y, sizeof y);
 }
 
+// A live tensor of the program has other values after a replay: a rule that saved the first ones
+// must not take those for them.
+Test(tape, a_replay_overwrites_what_a_rule_saved) {
+    ad_context *ctx = open_context();
+    ad_tensor w = ad_state(ctx, "w", ad_ones(ctx, 3)), v = ad_watch(ctx, ad_ones(ctx, 3)), dv;
+    ad_capture_begin(ctx);
+    ad_tensor y = ad_affine(ctx, w, 2, 0);
+    ad_program *program = ad_capture_end(ctx);
+    ad_tensor before = total(ctx, ad_mul(ctx, y, v));
+    ad_accumulate(ctx, w, ad_ones(ctx, 3));
+    cr_assert(ad_grad(ctx, before, (ad_tensor){0}, 1, &v, &dv, 0), "w itself is not read");
+    cr_assert(ad_replay(program), "%s", ad_error_text(ctx));
+    cr_assert_not(ad_grad(ctx, before, (ad_tensor){0}, 1, &v, &dv, 0));
+    expect_error(ctx, "overwritten");
+    ad_tensor after = total(ctx, ad_mul(ctx, y, v));
+    cr_assert_eq(ad_item(ctx, after), 12);
+    cr_assert(ad_grad(ctx, after, (ad_tensor){0}, 1, &v, &dv, 0), "%s", ad_error_text(ctx));
+    ad_program_free(program);
+    ad_close(ctx);
+}
+
 Test(tape, a_replayed_step_has_the_bits_of_the_eager_one) {
     trainer eager, replayed;
     open_trainer(&eager, (ad_options){.threads = 2, .seed = 9, .poison = true});

@@ -56,10 +56,4 @@ bool ad_elementwise_sample(ad_sample *s, const ad_op *op, const ad_elementwise *
         .infer = NAME##_infer, .cpu = NAME##_cpu, .vjp = NAME##_vjp, .jvp = NAME##_jvp,           \
         .cost = NAME##_cost, .sample = NAME##_sample, .exempt = EXEMPT};
 
-/* Products and quotients of the chain rule: t d and t / d, but 0 where t is 0, however steep the
- * slope d. So a cotangent of zero stays zero past a square root at 0 or a masked-out logarithm. */
-ad_tensor ad_chain_mul(ad_context *ctx, ad_tensor t, ad_tensor d);
-ad_tensor ad_chain_div(ad_context *ctx, ad_tensor t, ad_tensor d);
-ad_tensor ad_gate(ad_context *ctx, ad_tensor t, ad_tensor x); // t where x > 0, else 0
-
 #endif
