@@ -9,7 +9,7 @@
 #include "autodiff/text.h"
 #include "cli/training.h"
 
-enum { VIEWS = 4, ROWS = 16 };
+enum { VIEWS = 4, ROWS = 16, PIXELS = 300000 }; // PIXELS: of a picture in the report, at most
 
 /* ---- the command that goes on */
 
@@ -37,8 +37,9 @@ void cli_training_command(const cli_training *t, ad_text *command) {
 
 /* ---- measuring */
 
-typedef struct kept_view { // a picture for the report
-    const render_frame *frame;
+typedef struct kept_view { // a picture for the report, smaller by a whole factor if need be
+    const char *name;
+    render_camera camera;
     uint8_t *pixels;       // target, result, depth, normal: (4, height, width, 3)
     double psnr, ssim;
 } kept_view;
@@ -49,22 +50,44 @@ typedef struct measuring {
     int view_count, seen;
 } measuring;
 
+// Means over factor x factor blocks; width and height are those of the small picture.
+static void shrink(uint8_t *small, const uint8_t *rgb, int width, int height, int factor,
+                   int full_width) {
+    for (int y = 0; y < height; y++)
+        for (int i = 0; i < 3 * width; i++) {
+            unsigned sum = 0, area = (unsigned)(factor * factor);
+            for (int block = 0; block < factor * factor; block++) {
+                size_t row = (size_t)(y * factor + block / factor);
+                size_t column = (size_t)(i / 3 * factor + block % factor);
+                sum += rgb[3 * (row * (size_t)full_width + column) + (size_t)(i % 3)];
+            }
+            small[(size_t)y * 3 * (size_t)width + (size_t)i] = (uint8_t)((sum + area / 2) / area);
+        }
+}
+
+static bool keep_view(kept_view *view, const render_frame *frame, const uint8_t *result,
+                      const uint8_t *target, double psnr, double ssim) {
+    int full = frame->image.width, factor = 1;
+    while (full / factor * (frame->image.height / factor) > PIXELS) factor++;
+    int width = full / factor, height = frame->image.height / factor;
+    size_t bytes = (size_t)width * (size_t)height * 3;
+    *view = (kept_view){frame->name, frame->camera, malloc(4 * bytes), psnr, ssim};
+    if (!view->pixels) return false;
+    render_camera_scale(&view->camera, 1.0 / factor, 1.0 / factor);
+    view->camera.width = width, view->camera.height = height;
+    shrink(view->pixels, target, width, height, factor, full);
+    shrink(view->pixels + bytes, result, width, height, factor, full);
+    return true;
+}
+
 static bool keep(void *user, const render_frame *frame, const uint8_t *result,
                  const uint8_t *target, double psnr, double ssim) {
     measuring *m = user;
     cli_training *t = m->training;
     int count = t->dataset.held_out_count, wanted = count < VIEWS ? count : VIEWS;
-    size_t bytes = (size_t)frame->image.width * (size_t)frame->image.height * 3;
     // Views from all over the split.
-    if (m->view_count < wanted && m->seen >= m->view_count * count / wanted) {
-        kept_view *view = &m->views[m->view_count];
-        *view = (kept_view){frame, malloc(4 * bytes), psnr, ssim};
-        if (view->pixels) {
-            memcpy(view->pixels, target, bytes);
-            memcpy(view->pixels + bytes, result, bytes);
-            m->view_count++;
-        }
-    }
+    if (m->view_count < wanted && m->seen >= m->view_count * count / wanted)
+        m->view_count += keep_view(&m->views[m->view_count], frame, result, target, psnr, ssim);
     m->seen++;
     cli_progress_state state = {.share = (double)m->seen / count, .step = -1, .loss = NAN,
                                 .psnr = psnr, .seconds = cli_clock() - t->started};
@@ -107,13 +130,12 @@ static bool draw_geometry(cli_training *t, measuring *m, ad_message *error) {
     bool good = true;
     for (int i = 0; i < m->view_count && good; i++) {
         kept_view *kept = &m->views[i];
-        size_t pixels = (size_t)kept->frame->image.width * (size_t)kept->frame->image.height;
+        size_t pixels = (size_t)kept->camera.width * (size_t)kept->camera.height;
         float *values = malloc(pixels * 5 * sizeof *values);
         if (!values) return ad_fail(error, "out of memory for the report's pictures");
         render_view view = {.depth = values, .opacity = values + pixels,
                             .normal = values + 2 * pixels};
-        good = render_model_view(t->model, &kept->frame->camera, t->scene.background, &view,
-                                 error);
+        good = render_model_view(t->model, &kept->camera, t->scene.background, &view, error);
         if (good) {
             render_colour_depth(kept->pixels + 6 * pixels, view.depth, view.opacity, pixels, NULL);
             render_colour_normal(kept->pixels + 9 * pixels, view.normal, view.opacity, pixels);
@@ -226,10 +248,10 @@ static bool report(cli_training *t, measuring *m, ad_message *error) {
              t->interrupted ? "; interrupted, not measured" : "");
     for (int i = 0; i < m->view_count; i++) {
         const kept_view *kept = &m->views[i];
-        size_t bytes = (size_t)kept->frame->image.width * (size_t)kept->frame->image.height * 3;
+        size_t bytes = (size_t)kept->camera.width * (size_t)kept->camera.height * 3;
         views[i] = (render_report_view){
-            .name = kept->frame->name, .width = kept->frame->image.width,
-            .height = kept->frame->image.height, .target = kept->pixels,
+            .name = kept->name, .width = kept->camera.width, .height = kept->camera.height,
+            .target = kept->pixels,
             .result = kept->pixels + bytes, .depth = kept->pixels + 2 * bytes,
             .normal = kept->pixels + 3 * bytes, .psnr = kept->psnr, .ssim = kept->ssim};
     }

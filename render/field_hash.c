@@ -64,17 +64,36 @@ static ad_tensor hash_density(render_model *model, ad_tensor points, ad_tensor c
     return density_of(model, features_of(model, points, count), count);
 }
 
+static render_march_options marching(const render_model *model, int64_t capacity) {
+    return (render_march_options){
+        .domain = model->domain, .resolution = RESOLUTION, .steps = model->settings.march_steps,
+        .cone_angle = model->cone_angle, .near_distance = model->near_distance,
+        .capacity = capacity};
+}
+
+// Samples with their features (n, levels features) to pixels.
+static void shade(render_model *model, ad_tensor directions, ad_tensor features,
+                  const render_samples *at, render_traced *traced) {
+    ad_context *ctx = model->ctx;
+    const ad_tensor *p = model->parameters;
+    ad_mlp_options options = {.bf16 = model->settings.bf16};
+    ad_tensor h = ad_mlp(ctx, features, 2, &p[DENSITY_1], NULL, at->count, &options); // (n, 16)
+    ad_tensor sigma = render_density(ctx, h);
+    ad_tensor harmonics = render_spherical_harmonics(ctx, directions, HARMONICS_DEGREE);
+    ad_tensor input = render_beside_ray(ctx, h, harmonics, at->offsets);
+    ad_tensor raw = ad_mlp(ctx, input, 3, &p[COLOUR_1], NULL, at->count, &options);
+    render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at->t, at->delta, at->offsets,
+                     stop_transmittance, &traced->pixels);
+    traced->rays = at->rays, traced->count = at->count, traced->samples = *at;
+}
+
 static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directions,
                        ad_tensor live, int64_t capacity, bool training, render_traced *traced) {
     ad_context *ctx = model->ctx;
-    const ad_tensor *p = model->parameters;
     const render_settings *s = &model->settings;
-    render_march_options march = {
-        .domain = model->domain, .resolution = RESOLUTION, .steps = s->march_steps,
-        .cone_angle = model->cone_angle, .near_distance = model->near_distance,
-        .capacity = CANDIDATES * capacity, .jitter = training};
+    render_march_options march = marching(model, CANDIDATES * capacity);
     render_samples candidates, at;
-    ad_mlp_options options = {.bf16 = s->bf16};
+    march.jitter = training;
     render_march(ctx, origins, directions, model->states[OCCUPANCY_BITS], live, &march,
                  &candidates);
     // Densities alone say how far light gets; only what it reaches is worth the rest.
@@ -85,21 +104,27 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
                 capacity, &at, &rows);
     ad_no_grad_end(ctx);
     points = render_points(ctx, origins, directions, at.t, at.offsets);
-    ad_tensor features = render_hash_grid_known(ctx, points, p[TABLE], at.count, known, rows,
-                                                &s->grid);
-    ad_tensor h = ad_mlp(ctx, features, 2, &p[DENSITY_1], NULL, at.count, &options); // (n, 16)
-    ad_tensor sigma = render_density(ctx, h);
-    ad_tensor harmonics = render_spherical_harmonics(ctx, directions, HARMONICS_DEGREE);
-    ad_tensor input = render_beside_ray(ctx, h, harmonics, at.offsets);
-    ad_tensor raw = ad_mlp(ctx, input, 3, &p[COLOUR_1], NULL, at.count, &options);
-    render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at.t, at.delta, at.offsets,
-                     stop_transmittance, &traced->pixels);
-    traced->rays = at.rays, traced->count = at.count, traced->samples = at;
+    shade(model, directions, render_hash_grid_known(ctx, points, model->parameters[TABLE],
+                                                    at.count, known, rows, &s->grid),
+          &at, traced);
     if (!training || s->distortion_loss <= 0) return;
     ad_tensor spread = render_distortion(ctx, traced->pixels.weight, at.t, at.delta, at.offsets);
     ad_tensor rays = ad_cast(ctx, ad_maximum(ctx, at.rays, ad_scalar(ctx, AD_U32, 1)), AD_F32);
     traced->extra_loss = ad_affine(ctx, ad_div(ctx, ad_sum(ctx, spread, AD_ALL_AXES, false), rays),
                                    s->distortion_loss, 0);
+}
+
+// Few samples, most of them seen: culling would cost more than it saves.
+static void hash_look(render_model *model, ad_tensor origins, ad_tensor directions,
+                      ad_tensor from, int most, render_traced *traced) {
+    int64_t capacity = ad_count(model->ctx, from) * most; // there is room for every sample
+    render_march_options march = marching(model, capacity > 0 ? capacity : 1);
+    render_samples at;
+    march.from = from, march.most = most;
+    render_march(model->ctx, origins, directions, model->states[OCCUPANCY_BITS], (ad_tensor){0},
+                 &march, &at);
+    ad_tensor points = render_points(model->ctx, origins, directions, at.t, at.offsets);
+    shade(model, directions, features_of(model, points, at.count), &at, traced);
 }
 
 // Asks the field for the density in some cells and updates the grid with the answers.
@@ -134,4 +159,5 @@ static void hash_update(render_model *model, int64_t step) {
 }
 
 const render_field render_field_hash = {.name = "hash", .open = hash_open, .trace = hash_trace,
-                                        .density = hash_density, .update = hash_update};
+                                        .look = hash_look, .density = hash_density,
+                                        .update = hash_update};

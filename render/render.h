@@ -260,6 +260,8 @@ typedef struct render_march_options {
     double near_distance;  // in the unit cube
     int64_t capacity;      // samples
     bool jitter;
+    int most;              // samples a ray; 0: 2048
+    ad_tensor from;        // (rays): only the samples behind this t (without jitter); null: all
 } render_march_options;
 typedef struct render_samples {
     ad_tensor t, delta;    // (capacity)

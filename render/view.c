@@ -1,15 +1,47 @@
 /* Views: the picture, depth, normals and opacity that a camera sees of a model.
  *
- * Rays are traced a few thousand at a time without jitter and without a tape. Normals are the
- * directions in which the density falls, by the same reverse mode that trains: the gradient of
- * the density at each sample, weighted as its colour is. */
+ * Rays are traced from the camera on, piece by piece: a pool of them takes the next few samples of
+ * each, those that light no longer passes leave it for their pixel, and new rays take their place.
+ * So what lies behind a surface is not even looked for, and work comes in batches of one size. With
+ * T the transmittance in front of a piece, each ray sums T colour, T opacity, T depth and T normal.
+ *
+ * There is neither jitter nor a tape, but for normals: these are the directions in which the density
+ * falls, by the same reverse mode that trains, the gradient of the density at each sample weighted
+ * as its colour is. A field that knows no pieces traces its rays whole. */
 #include "render/model.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 1 << 14, CAPACITY = 1 << 17 };
+enum { POOL = 1 << 13, PIECE = 12, CAPACITY = 1 << 17 };
+
+// Less light than this changes no 8-bit value: a ray ends.
+static const float dark = 1e-3f;
+
+typedef struct ray {
+    int64_t pixel;
+    float from, light; // where it goes on, and its transmittance there
+    float colour[3], opacity, depth, normal[3], direction[3];
+} ray;
+
+typedef struct look { // what the camera sees along one piece of the pool's rays
+    uint32_t *ids, *offsets;                             // (POOL, 2), (POOL + 1)
+    float *from, *colour, *opacity, *depth, *normal, *direction; // (POOL, ...)
+    float *t, *delta;                                    // (POOL PIECE), of the samples
+} look;
+
+typedef struct viewing {
+    render_model *model;
+    const render_camera *camera;
+    const float *background; // (3)
+    render_view *view;
+    ad_tensor row;           // the camera's numbers
+    ray *pool;
+    int64_t count, most;     // rays in the pool, and at most
+    look look;
+    void *memory;
+} viewing;
 
 // Unit normals of the samples' points, summed with their weights: (rays, 3).
 static ad_tensor ray_normals(render_model *model, ad_tensor origins, ad_tensor directions,
@@ -30,93 +62,145 @@ static ad_tensor ray_normals(render_model *model, ad_tensor origins, ad_tensor d
     return normals;
 }
 
-typedef struct chunk {
-    int64_t first, count;    // pixels
-    float *colour, *opacity, *depth, *normal, *direction; // (CHUNK, ...)
-    uint32_t *ids;           // (CHUNK, 2)
-} chunk;
+/* ---- one piece of all rays */
 
-// Traces pixels [first, first + count) of the camera; returns how many were traced whole.
-static int64_t trace_chunk(render_model *model, ad_tensor camera, chunk *c, bool normals) {
+// Traces it; returns how many rays were, the first ones of the pool.
+static int64_t trace_piece(viewing *v) {
+    render_model *model = v->model;
     ad_context *ctx = model->ctx;
-    ad_tensor origins, directions;
+    look *l = &v->look;
+    ad_tensor origins, directions, normal = {0};
     render_traced traced = {0};
-    uint32_t whole = (uint32_t)c->count;
-    size_t rays = (size_t)c->count;
-    for (int64_t i = 0; i < c->count; i++) {
-        c->ids[2 * i] = 0;
-        c->ids[2 * i + 1] = (uint32_t)(c->first + i);
+    uint32_t whole = (uint32_t)v->count;
+    size_t rays = (size_t)v->count;
+    bool pieces = model->field->look != NULL;
+    for (int64_t i = 0; i < v->count; i++) {
+        l->ids[2 * i] = 0, l->ids[2 * i + 1] = (uint32_t)v->pool[i].pixel;
+        l->from[i] = v->pool[i].from;
     }
     ad_scope_begin(ctx, "view");
-    if (!normals) ad_no_grad_begin(ctx);
-    ad_tensor ids = ad_from(ctx, AD_U32, AD_SHAPE(c->count, 2), c->ids);
-    render_camera_rays(ctx, camera, (ad_tensor){0}, ids, &origins, &directions);
-    model->field->trace(model, origins, directions, (ad_tensor){0}, CAPACITY, false, &traced);
-    ad_tensor normal = normals ? ray_normals(model, origins, directions, &traced) : (ad_tensor){0};
-    ad_read(ctx, traced.pixels.colour, c->colour, rays * 12);
-    ad_read(ctx, traced.pixels.opacity, c->opacity, rays * 4);
-    ad_read(ctx, traced.pixels.depth, c->depth, rays * 4);
-    ad_read(ctx, directions, c->direction, rays * 12);
-    if (normal.slot) ad_read(ctx, normal, c->normal, rays * 12);
-    else memset(c->normal, 0, rays * 12);
+    ad_no_grad_begin(ctx);
+    ad_tensor ids = ad_from(ctx, AD_U32, AD_SHAPE(v->count, 2), l->ids);
+    render_camera_rays(ctx, v->row, (ad_tensor){0}, ids, &origins, &directions);
+    if (pieces)
+        model->field->look(model, origins, directions,
+                           ad_from(ctx, AD_F32, AD_SHAPE(v->count), l->from), PIECE, &traced);
+    else
+        model->field->trace(model, origins, directions, (ad_tensor){0}, CAPACITY, false, &traced);
+    ad_no_grad_end(ctx);
+    if (v->view->normal) normal = ray_normals(model, origins, directions, &traced);
+    ad_read(ctx, traced.pixels.colour, l->colour, rays * 12);
+    ad_read(ctx, traced.pixels.opacity, l->opacity, rays * 4);
+    ad_read(ctx, traced.pixels.depth, l->depth, rays * 4);
+    ad_read(ctx, directions, l->direction, rays * 12);
+    if (normal.slot) ad_read(ctx, normal, l->normal, rays * 12);
+    if (pieces) {
+        ad_read(ctx, traced.samples.offsets, l->offsets, (rays + 1) * 4);
+        ad_read(ctx, traced.samples.t, l->t, rays * PIECE * 4);
+        ad_read(ctx, traced.samples.delta, l->delta, rays * PIECE * 4);
+    }
     if (traced.rays.slot) ad_read(ctx, traced.rays, &whole, sizeof whole);
-    if (!normals) ad_no_grad_end(ctx);
     ad_scope_end(ctx);
     return ad_failed(ctx) ? 0 : whole;
 }
 
-static void put_pixels(const render_model *model, const render_camera *camera, const chunk *c,
-                       int64_t count, const float background[3], render_view *view) {
-    for (int64_t i = 0; i < count; i++) {
-        int64_t to = c->first + i;
-        float opacity = c->opacity[i], open = 1 - opacity;
-        if (view->opacity) view->opacity[to] = opacity;
-        for (int k = 0; view->colour && k < 3; k++) {
-            float value = c->colour[3 * i + k] + open * background[k];
-            view->colour[3 * to + k] = value < 0 ? 0 : value > 1 ? 1 : value;
-        }
-        if (view->depth) {
-            // Mean distance along the ray, as a distance along the camera's axis, world units.
-            double along = 0;
-            for (int k = 0; k < 3; k++) along -= c->direction[3 * i + k] * camera->pose[k][2];
-            bool seen = opacity > 0.5f;
-            view->depth[to] = seen ? (float)(c->depth[i] / opacity / model->domain.scale * along)
-                                   : 0;
-        }
-        if (view->normal) {
-            const float *n = c->normal + 3 * i;
-            float length = sqrtf(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
-            for (int k = 0; k < 3; k++)
-                view->normal[3 * to + k] = length > 0 && opacity > 0.5f ? n[k] / length : 0;
-        }
+// Adds the piece to a ray; true where the ray has come to its end.
+static bool add_piece(const look *l, int64_t i, bool pieces, bool normals, ray *r) {
+    for (int k = 0; k < 3; k++) {
+        r->colour[k] += r->light * l->colour[3 * i + k];
+        if (normals) r->normal[k] += r->light * l->normal[3 * i + k];
+        r->direction[k] = l->direction[3 * i + k];
     }
+    r->opacity += r->light * l->opacity[i];
+    r->depth += r->light * l->depth[i];
+    r->light *= 1 - l->opacity[i];
+    if (!pieces) return true;
+    // Fewer samples than asked for: there are no more, or they lie in the dark.
+    uint32_t end = l->offsets[i + 1];
+    if (end - l->offsets[i] < PIECE || r->light < dark) return true;
+    r->from = l->t[end - 1] + 0.5f * l->delta[end - 1];
+    return false;
+}
+
+static void put_pixel(const viewing *v, const ray *r) {
+    render_view *view = v->view;
+    int64_t to = r->pixel;
+    if (view->opacity) view->opacity[to] = r->opacity;
+    for (int k = 0; view->colour && k < 3; k++) {
+        float value = r->colour[k] + (1 - r->opacity) * v->background[k];
+        view->colour[3 * to + k] = value < 0 ? 0 : value > 1 ? 1 : value;
+    }
+    bool seen = r->opacity > 0.5f;
+    if (view->depth) {
+        // Mean distance along the ray, as a distance along the camera's axis, world units.
+        double along = 0;
+        for (int k = 0; k < 3; k++) along -= r->direction[k] * v->camera->pose[k][2];
+        double scale = v->model->domain.scale;
+        view->depth[to] = seen ? (float)(r->depth / r->opacity / scale * along) : 0;
+    }
+    if (view->normal) {
+        const float *n = r->normal;
+        float length = sqrtf(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
+        for (int k = 0; k < 3; k++)
+            view->normal[3 * to + k] = length > 0 && seen ? n[k] / length : 0;
+    }
+}
+
+// One round: the pool is filled, traced, and the rays at their end leave it.
+static bool trace_round(viewing *v, int64_t *next, int64_t pixels, ad_message *error) {
+    ad_context *ctx = v->model->ctx;
+    while (v->count < v->most && *next < pixels)
+        v->pool[v->count++] = (ray){.pixel = (*next)++, .light = 1};
+    int64_t whole = trace_piece(v), kept = 0;
+    if (ad_failed(ctx)) return ad_fail(error, "%s", ad_error_text(ctx));
+    bool pieces = v->model->field->look != NULL, normals = v->view->normal != NULL;
+    if (whole == 0 && v->count == 1) whole = 1; // one ray with too many samples: leave it
+    for (int64_t i = 0; i < v->count; i++) {
+        if (i < whole && add_piece(&v->look, i, pieces, normals, &v->pool[i]))
+            put_pixel(v, &v->pool[i]);
+        else
+            v->pool[kept++] = v->pool[i];
+    }
+    // Where samples are many, fewer whole rays fit.
+    if (whole < v->count) v->most = whole ? whole : (v->count + 1) / 2;
+    else if (v->most < POOL) v->most = v->most * 2 < POOL ? v->most * 2 : POOL;
+    v->count = kept;
+    return true;
+}
+
+/* ---- the view */
+
+// One block of memory for the pool and what is read back.
+static bool open_memory(viewing *v) {
+    size_t numbers = POOL * (2 + 1 + 1 + 11 + 2 * PIECE) + 1;
+    float *at = v->memory = calloc(POOL * sizeof(ray) + numbers * 4, 1);
+    if (!at) return false;
+    look *l = &v->look;
+    v->pool = v->memory;
+    at = (float *)(v->pool + POOL);
+    l->from = at, l->colour = l->from + POOL, l->opacity = l->colour + 3 * POOL;
+    l->depth = l->opacity + POOL, l->normal = l->depth + POOL;
+    l->direction = l->normal + 3 * POOL;
+    l->t = l->direction + 3 * POOL, l->delta = l->t + POOL * PIECE;
+    l->ids = (uint32_t *)(l->delta + POOL * PIECE), l->offsets = l->ids + 2 * POOL;
+    return true;
 }
 
 bool render_model_view(render_model *model, const render_camera *camera,
                        const float background[3], render_view *view, ad_message *error) {
     ad_context *ctx = model->ctx;
-    int64_t pixels = (int64_t)camera->width * camera->height, rays = CHUNK;
-    float row[RENDER_CAMERA_NUMBERS], *memory = malloc(CHUNK * 11 * sizeof *memory);
-    chunk c = {.colour = memory, .ids = malloc(CHUNK * 2 * sizeof *c.ids)};
-    bool good = memory && c.ids && render_cameras_pack(camera, 1, &model->domain, row);
-    if (!good) ad_fail(error, "out of memory for a view");
-    c.opacity = memory + 3 * CHUNK, c.depth = c.opacity + CHUNK, c.normal = c.depth + CHUNK;
-    c.direction = c.normal + 3 * CHUNK;
+    int64_t pixels = (int64_t)camera->width * camera->height, next = 0;
+    float row[RENDER_CAMERA_NUMBERS];
+    viewing v = {.model = model, .camera = camera, .background = background, .view = view,
+                 .most = POOL};
+    if (!render_cameras_pack(camera, 1, &model->domain, row))
+        return ad_fail(error, "the camera of a view holds a number that is not finite");
+    if (!open_memory(&v)) return ad_fail(error, "out of memory for a view");
     ad_scope_begin(ctx, "camera");
-    ad_tensor rows = good ? ad_from(ctx, AD_F32, AD_SHAPE(1, RENDER_CAMERA_NUMBERS), row)
-                          : (ad_tensor){0};
-    for (c.first = 0; c.first < pixels && good;) {
-        c.count = pixels - c.first < rays ? pixels - c.first : rays;
-        int64_t whole = trace_chunk(model, rows, &c, view->normal != NULL);
-        if (ad_failed(ctx)) good = ad_fail(error, "%s", ad_error_text(ctx));
-        else if (whole == 0 && rays == 1) whole = 1; // one ray with too many samples: leave it
-        put_pixels(model, camera, &c, whole, background, view);
-        c.first += whole;
-        // Where samples are many, fewer rays fit.
-        if (whole < c.count) rays = whole ? whole : (rays + 1) / 2;
-        else if (rays < CHUNK) rays = rays * 2 < CHUNK ? rays * 2 : CHUNK;
-    }
+    v.row = ad_from(ctx, AD_F32, AD_SHAPE(1, RENDER_CAMERA_NUMBERS), row);
+    bool good = true;
+    while (good && (next < pixels || v.count > 0)) good = trace_round(&v, &next, pixels, error);
     ad_scope_end(ctx);
-    free(memory), free(c.ids);
+    free(v.memory);
     return good;
 }

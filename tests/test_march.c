@@ -175,3 +175,84 @@ Test(occupancy, answers_change_the_grid) {
     cr_expect(blocks[0] == (1u << 1 | 1u << (2 * 4 + 3)) && blocks[1] == 0, "%x", blocks[0]);
     ad_close(ctx);
 }
+
+// Marched on behind `from`, a few samples at a time, a ray has the samples that it has in one go:
+// through steps that grow, two cascades and empty space between.
+Test(march, pieces_make_the_whole) {
+    enum { MOST = 7, CAPACITY_HERE = 4096 };
+    static float whole[CAPACITY_HERE], whole_delta[CAPACITY_HERE], t[RAYS * MOST];
+    static float delta[RAYS * MOST];
+    uint32_t offsets[RAYS + 1], at[RAYS + 1], done[RAYS] = {0};
+    float from[RAYS] = {0};
+    int64_t words = render_occupancy_words(2, N);
+    uint32_t *half = calloc((size_t)words, 4); // runs of four cells, every other one
+    for (int64_t i = 0; i < words; i++) half[i] = i < 2 * CELLS / 32 ? 0x0f0f0f0fu : ~0u;
+    ad_context *ctx = ad_open(&(ad_options){.threads = 2});
+    ad_tensor grid = ad_from(ctx, AD_U32, AD_SHAPE(words), half);
+    ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), origins);
+    ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), directions);
+    render_march_options options = {
+        .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 2}, .resolution = N, .steps = 400,
+        .cone_angle = 1.0 / 64, .capacity = CAPACITY_HERE};
+    render_samples all, some;
+    render_march(ctx, o, d, grid, (ad_tensor){0}, &options, &all);
+    ad_read(ctx, all.t, whole, sizeof whole), ad_read(ctx, all.offsets, offsets, sizeof offsets);
+    ad_read(ctx, all.delta, whole_delta, sizeof whole_delta);
+    cr_assert(offsets[1] > 3 * MOST, "only %u samples", offsets[1]);
+    options.most = MOST, options.capacity = RAYS * MOST;
+    for (int piece = 0; piece < 100; piece++) {
+        options.from = ad_from(ctx, AD_F32, AD_SHAPE(RAYS), from);
+        render_march(ctx, o, d, grid, (ad_tensor){0}, &options, &some);
+        ad_read(ctx, some.t, t, sizeof t), ad_read(ctx, some.delta, delta, sizeof delta);
+        ad_read(ctx, some.offsets, at, sizeof at);
+        cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+        for (int ray = 0; ray < RAYS; ray++) {
+            uint32_t left = offsets[ray + 1] - offsets[ray] - done[ray];
+            cr_assert(at[ray + 1] - at[ray] == (left < MOST ? left : MOST), "ray %d, piece %d: %u "
+                      "of %u samples", ray, piece, at[ray + 1] - at[ray], left);
+            for (uint32_t k = at[ray]; k < at[ray + 1]; k++, done[ray]++) {
+                uint32_t same = offsets[ray] + done[ray];
+                cr_expect(t[k] == whole[same] && delta[k] == whole_delta[same],
+                          "ray %d, sample %u: %g, not %g", ray, done[ray], (double)t[k],
+                          (double)whole[same]);
+                from[ray] = t[k] + 0.5f * delta[k];
+            }
+        }
+    }
+    cr_expect(done[0] == offsets[1]);
+    free(half);
+    ad_close(ctx);
+}
+
+// Steps as the formulas have them: linear up to t = step / cone, in proportion to t behind it.
+Test(march, steps_grow_with_distance) {
+    static float t[CAPACITY], delta[CAPACITY];
+    uint32_t count;
+    double cone = 1.0 / 64, step = sqrt(3) / 400;
+    ad_context *ctx = ad_open(NULL);
+    int64_t words = render_occupancy_words(1, N);
+    render_march_options options = {
+        .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 1}, .resolution = N, .steps = 400,
+        .cone_angle = cone, .capacity = CAPACITY};
+    render_samples at;
+    render_march(ctx, ad_from(ctx, AD_F32, AD_SHAPE(1, 3), ((float[]){0.01f, 0.5f, 0.5f})),
+                 ad_from(ctx, AD_F32, AD_SHAPE(1, 3), ((float[]){1, 0, 0})),
+                 ad_full(ctx, AD_U32, AD_SHAPE(words), 4294967295.0), (ad_tensor){0}, &options,
+                 &at);
+    ad_read(ctx, at.t, t, sizeof t), ad_read(ctx, at.delta, delta, sizeof delta);
+    ad_read(ctx, at.count, &count, sizeof count);
+    cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+    cr_assert(count > 80 && count < 400, "%u samples", count);
+    cr_expect(fabs(t[0] - 0.5 * step) < 1e-6, "the first at %g", (double)t[0]);
+    for (uint32_t k = 0; k + 1 < count; k++) {
+        double next = t[k + 1] <= step / cone ? t[k] + step : t[k] * (1 + cone);
+        double longest = sqrt(3) / N; // a cell's diagonal
+        // Where the stretches meet, a step is between the two.
+        bool meeting = t[k] < step / cone && t[k + 1] > step / cone;
+        double slack = meeting ? cone * step : 2e-6;
+        cr_expect(fabs(t[k + 1] - next) < slack, "sample %u: %g, not %g", k + 1, (double)t[k + 1],
+                  next);
+        cr_expect(fabs(delta[k] - fmin(fmax(t[k] * cone, step), longest)) < 1e-6);
+    }
+    ad_close(ctx);
+}

@@ -6,7 +6,9 @@
  * a row of bits. The first pass marches every ray and leaves such rows; a prefix sum over their
  * counts gives each ray its place in the packed arrays; the second pass writes t and delta there.
  * A ray whose samples do not all fit has none, and so have the rays behind it: `rays` says how
- * many are whole. No sample's place depends on the thread count. Sampling is a stop-gradient. */
+ * many are whole. A caller may march each ray piece by piece: `most` samples behind `from`, the
+ * same ones as in one go. No sample's place depends on the thread count. Sampling is a
+ * stop-gradient. */
 #include "render/render.h"
 
 #include "autodiff/ops/math.h"
@@ -22,13 +24,14 @@ enum { LEAP_MAX = 8 }; // blocks crossed at once to each side
 typedef struct march_attributes {
     float low[3], high[3];   // the box
     float step_min, step_max, cone, near_distance;
-    int32_t cascades, resolution, jitter;
+    float s_near, s_far, t_near, t_far, rate; // where the stretches of T meet, its growth
+    int32_t cascades, resolution, jitter, most;
     uint32_t ordinal;
     uint64_t seed;
     int64_t capacity;
 } march_attributes;
 
-enum { ORIGIN, DIRECTION, BITS, STEP, LIVE, INPUTS };
+enum { ORIGIN, DIRECTION, BITS, STEP, LIVE, FROM, INPUTS };
 enum { OUT_T, OUT_DELTA, OUT_OFFSETS, OUT_COUNT, OUT_RAYS, OUTPUTS };
 
 static void march_infer(ad_infer *call) {
@@ -42,34 +45,51 @@ static void march_infer(ad_infer *call) {
         ad_infer_fail(call, "the occupancy grid has %lld words, %lld expected",
                       (long long)ad_view_count(&in[BITS]),
                       (long long)occupancy_words(a->cascades, a->resolution));
+    else if (ad_view_present(&in[FROM])
+             && (in[FROM].type != AD_F32 || ad_view_count(&in[FROM]) != rays))
+        ad_infer_fail(call, "from is f32 (rays)");
     ad_view *out = call->output;
     out[OUT_T] = (ad_view){.type = AD_F32, .rank = 1, .size = {a->capacity}};
     out[OUT_DELTA] = out[OUT_T];
     out[OUT_OFFSETS] = (ad_view){.type = AD_U32, .rank = 1, .size = {rays + 1}};
     out[OUT_COUNT] = out[OUT_RAYS] = (ad_view){.type = AD_U32};
     int64_t blocks = occupancy_cells(1, a->resolution / OCCUPANCY_BLOCK);
-    call->workspace = (size_t)rays * (ROW_WORDS + 2) * 4 + 3 * (size_t)blocks;
+    call->workspace = (size_t)rays * (ROW_WORDS + 2) * 4 + STEPS_MAX * sizeof(float)
+                    + 3 * (size_t)blocks;
 }
 
 /* ---- t as a function of the step number, and back */
 
-static float t_of(const march_attributes *a, float s) {
-    if (a->cone <= 0) return s * a->step_min;
-    float start = 1 / a->cone, t_start = a->step_min * start;
-    if (s < start) return s * a->step_min;
-    float growth = ad_math_log1p(a->cone), t_end = a->step_max / a->cone;
-    float end = start + ad_math_log(t_end / t_start) / growth;
-    if (s < end) return t_start * ad_math_exp((s - start) * growth);
-    return t_end + (s - end) * a->step_max;
+// The three stretches: they meet at the steps s_near and s_far, at t_near and t_far.
+static void set_stretches(march_attributes *a) {
+    a->t_near = a->t_far = a->s_near = a->s_far = HUGE_VALF, a->rate = 1;
+    if (a->cone <= 0) return;
+    a->s_near = 1 / a->cone, a->t_near = a->step_min * a->s_near;
+    a->rate = ad_math_log1p(a->cone), a->t_far = a->step_max / a->cone;
+    a->s_far = a->s_near + ad_math_log(a->t_far / a->t_near) / a->rate;
 }
 
 static float s_of(const march_attributes *a, float t) {
-    if (a->cone <= 0) return t / a->step_min;
-    float start = 1 / a->cone, t_start = a->step_min * start;
-    if (t < t_start) return t / a->step_min;
-    float growth = ad_math_log1p(a->cone), t_end = a->step_max / a->cone;
-    if (t < t_end) return start + ad_math_log(t / t_start) / growth;
-    return start + ad_math_log(t_end / t_start) / growth + (t - t_end) / a->step_max;
+    if (t < a->t_near) return t / a->step_min;
+    if (t < a->t_far) return a->s_near + ad_math_log(t / a->t_near) / a->rate;
+    return a->s_far + (t - a->t_far) / a->step_max;
+}
+
+// T of sample k of the ray whose sample 0 is step `start`; base: base_of(start). The growth over k
+// steps, (1 + cone)^k, comes from a table: one exponential a ray instead of one a sample.
+static float base_of(const march_attributes *a, float start) {
+    return a->cone > 0 ? a->t_near * ad_math_exp((start - a->s_near) * a->rate) : 0;
+}
+
+static float t_of(const march_attributes *a, const float *growth, float start, float base, int k) {
+    float s = start + (float)k;
+    if (s < a->s_near) return s * a->step_min;
+    if (s < a->s_far) return base * growth[k];
+    return a->t_far + (s - a->s_far) * a->step_max;
+}
+
+static void fill_growth(const march_attributes *a, float *growth) {
+    for (int k = 0; k < STEPS_MAX; k++) growth[k] = ad_math_exp((float)k * a->rate);
 }
 
 static float delta_of(const march_attributes *a, float t) {
@@ -81,11 +101,12 @@ static float delta_of(const march_attributes *a, float t) {
 
 typedef struct ray {
     float origin[3], direction[3], inverse[3];
-    float near, far, start; // start: s of sample 0
+    float near, far, start, base; // start: s of sample 0
+    int first;              // the first sample that is wanted
 } ray;
 
-// Where the ray is inside the box; false where it never is.
-static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t number) {
+// Where the ray is inside the box, and its first sample behind `from`; false where it never is.
+static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t number, float from) {
     r->near = a->near_distance, r->far = 1e9f;
     for (int axis = 0; axis < 3; axis++) {
         float d = r->direction[axis];
@@ -105,6 +126,12 @@ static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t num
         shift = ad_random_uniform(words.x);
     }
     r->start = s_of(a, r->near) + shift;
+    r->base = base_of(a, r->start);
+    r->first = 0;
+    if (from > r->near) {
+        float skipped = s_of(a, from) - r->start;
+        r->first = skipped < 0 ? 0 : skipped < STEPS_MAX ? (int)skipped + 1 : STEPS_MAX;
+    }
     return true;
 }
 
@@ -177,12 +204,12 @@ static float leave_empty(const march_attributes *a, const ray *r, const uint32_t
 
 // Marks the ray's samples in `row`; returns how many.
 static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_t *bits,
-                          const uint8_t *leap, uint32_t *row) {
+                          const float *growth, const uint8_t *leap, uint32_t *row) {
     int n = a->resolution;
     float half = ldexpf(0.5f, 1 - a->cascades); // of the inner cube
-    uint32_t found = 0;
-    for (int k = 0; k < STEPS_MAX;) {
-        float t = t_of(a, r->start + (float)k);
+    uint32_t found = 0, most = (uint32_t)a->most;
+    for (int k = r->first; k < STEPS_MAX && found < most;) {
+        float t = t_of(a, growth, r->start, r->base, k);
         if (!(t < r->far)) break;
         float delta = delta_of(a, t), p[3], cell[3];
         for (int axis = 0; axis < 3; axis++) p[axis] = r->origin[axis] + t * r->direction[axis];
@@ -212,13 +239,13 @@ static uint32_t march_evenly(const march_attributes *a, const ray *r, const uint
                              const uint8_t *leap, uint32_t *row) {
     int n = a->resolution;
     float size = (float)n, step = a->step_min, origin[3], way[3]; // in cells
-    uint32_t found = 0;
+    uint32_t found = 0, most = (uint32_t)a->most;
     for (int axis = 0; axis < 3; axis++) {
         origin[axis] = (r->origin[axis] + r->start * step * r->direction[axis]) * size;
         way[axis] = step * r->direction[axis] * size; // of one step
     }
     float end = r->far / step - r->start; // steps in front of here are inside
-    for (int k = 0; (float)k < end && k <= STEPS_MAX - LANES;) {
+    for (int k = r->first; (float)k < end && k <= STEPS_MAX - LANES && found < most;) {
         float cell[3][LANES];
         int index[3][LANES];
         uint32_t set[LANES], mask = 0;
@@ -233,11 +260,12 @@ static uint32_t march_evenly(const march_attributes *a, const ray *r, const uint
             set[i] = bits[number >> 5] >> (number & 31) & 1 & ((float)(k + i) < end);
         }
         for (int i = 0; i < LANES; i++) mask |= set[i] << i;
+        uint32_t more = (uint32_t)__builtin_popcount(mask);
+        for (; found + more > most; more--) mask &= ~(1u << (31 - __builtin_clz(mask)));
         int shift = k & 31;
         row[k >> 5] |= mask << shift;
         if (shift > 32 - LANES) row[(k >> 5) + 1] |= mask >> (32 - shift);
-        found += (uint32_t)__builtin_popcount(mask);
-        k += LANES;
+        found += more, k += LANES;
         if (set[LANES - 1]) continue;
         int last[3];
         float at[3];
@@ -260,14 +288,16 @@ static void march_cpu(const ad_launch *launch) {
     uint32_t step = *(const uint32_t *)in[STEP].data;
     int64_t rays = in[ORIGIN].size[0], live = rays;
     if (ad_view_present(&in[LIVE])) live = *(const uint32_t *)in[LIVE].data;
+    const float *from = ad_view_present(&in[FROM]) ? in[FROM].data : NULL;
     if (live > rays) live = rays;
     uint32_t *rows = launch->workspace, *counts = rows + rays * ROW_WORDS;
-    float *starts = (float *)(counts + rays);
-    uint8_t *leap = (uint8_t *)(starts + rays);
+    float *starts = (float *)(counts + rays), *growth = starts + rays;
+    uint8_t *leap = (uint8_t *)(growth + STEPS_MAX);
     int64_t blocks = occupancy_cells(1, a->resolution / OCCUPANCY_BLOCK);
     float *t = launch->output[OUT_T].data, *delta = launch->output[OUT_DELTA].data;
     uint32_t *offsets = launch->output[OUT_OFFSETS].data;
     find_leaps(a, bits, leap, leap + blocks);
+    fill_growth(a, growth);
 
 #pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 64) if (live > 64)
     for (int64_t i = 0; i < live; i++) {
@@ -276,11 +306,11 @@ static void march_cpu(const ad_launch *launch) {
         memcpy(r.direction, direction + 3 * i, sizeof r.direction);
         memset(rows + i * ROW_WORDS, 0, ROW_WORDS * 4);
         counts[i] = 0;
-        if (!enter(a, &r, step, (uint32_t)i)) continue;
+        if (!enter(a, &r, step, (uint32_t)i, from ? from[i] : 0)) continue;
         starts[i] = r.start;
         counts[i] = a->cascades == 1 && a->cone <= 0
                   ? march_evenly(a, &r, bits, leap, rows + i * ROW_WORDS)
-                  : march_ray(a, &r, bits, leap, rows + i * ROW_WORDS);
+                  : march_ray(a, &r, bits, growth, leap, rows + i * ROW_WORDS);
     }
     int64_t total = 0, whole = 0;
     bool full = false;
@@ -297,10 +327,11 @@ static void march_cpu(const ad_launch *launch) {
     for (int64_t i = 0; i < whole; i++) {
         int64_t at = offsets[i];
         if (!counts[i]) continue;
+        float base = base_of(a, starts[i]);
         for (int word = 0; word < ROW_WORDS; word++)
             for (uint32_t left = rows[i * ROW_WORDS + word]; left; left &= left - 1) {
                 int k = word * 32 + __builtin_ctz(left);
-                t[at] = t_of(a, starts[i] + (float)k);
+                t[at] = t_of(a, growth, starts[i], base, k);
                 delta[at] = delta_of(a, t[at]);
                 at++;
             }
@@ -324,9 +355,10 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
     }
     *samples = (render_samples){0};
     if (a.cascades > 16 || a.resolution < 8 || a.resolution % 8 || a.resolution > 512 || steps < 1
-        || steps > 1024 || options->capacity < 1 || options->capacity > INT32_MAX) {
+        || steps > 1024 || options->capacity < 1 || options->capacity > INT32_MAX
+        || options->most < 0) {
         ad_raise(ctx, "march: 1 to 16 cascades of 8 to 512 cells (a multiple of 8), 1 to 1024 "
-                 "steps and a capacity of at least 1");
+                 "steps, a capacity of at least 1 and no negative number of samples");
         return false;
     }
     double inner = ldexp(1, 1 - a.cascades);
@@ -334,13 +366,15 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
     a.step_max = (float)(sqrt(3.0) / a.resolution);
     if (a.step_max < a.step_min) a.step_max = a.step_min;
     a.cone = (float)options->cone_angle, a.near_distance = (float)options->near_distance;
+    set_stretches(&a);
     a.jitter = options->jitter;
+    a.most = options->most && options->most < STEPS_MAX ? options->most : STEPS_MAX;
     a.capacity = options->capacity, a.seed = ad_seed(ctx);
     a.ordinal = options->jitter ? ad_random_ordinal(ctx) : 0;
     ad_tensor out[OUTPUTS];
     bool good = ad_apply(ctx, &render_op_march, INPUTS,
-                         (ad_tensor[]){origins, directions, bits, ad_step_tensor(ctx), live},
-                         &a, out);
+                         (ad_tensor[]){origins, directions, bits, ad_step_tensor(ctx), live,
+                                       options->from}, &a, out);
     *samples = (render_samples){out[OUT_T], out[OUT_DELTA], out[OUT_OFFSETS], out[OUT_COUNT],
                                 out[OUT_RAYS]};
     return good;
@@ -348,5 +382,5 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
 
 const ad_op render_op_march = {
     .name = "march", .inputs_min = INPUTS, .inputs_max = INPUTS, .outputs = OUTPUTS,
-    .optional = 1u << LIVE, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
+    .optional = 1u << LIVE | 1u << FROM, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
     .attribute_bytes = sizeof(march_attributes), .infer = march_infer, .cpu = march_cpu};
