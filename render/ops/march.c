@@ -18,7 +18,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { STEPS_MAX = 2048, ROW_WORDS = STEPS_MAX / 32 };
+enum { STEPS_MAX = 2048, ROW_WORDS = STEPS_MAX / 32, LANES = 16 };
 enum { LEAP_MAX = 8 }; // blocks crossed at once to each side
 
 typedef struct march_attributes {
@@ -175,11 +175,37 @@ static void find_leaps(const march_attributes *a, const uint32_t *bits, uint8_t 
     }
 }
 
+// Where a ray at `cell` (the position, in cells of the cascade) in an empty cell `index` leaves what
+// is known to be empty: a way in cells.
+static float leave_empty(const march_attributes *a, const ray *r, const uint32_t *bits,
+                         const uint8_t *leap, int cascade, const int *index, const float *cell) {
+    int n = a->resolution, m = n / OCCUPANCY_BLOCK;
+    int block[3], side = 1, low[3] = {index[0], index[1], index[2]};
+    for (int axis = 0; axis < 3; axis++) block[axis] = index[axis] / OCCUPANCY_BLOCK;
+    int64_t at = ((int64_t)block[2] * m + block[1]) * m + block[0];
+    int64_t first = (occupancy_cells(a->cascades, n) + 31) / 32 * 32; // bit of the first block
+    bool empty = cascade == 0 ? leap[at]
+               : !occupancy_bit(bits, first + (int64_t)cascade * m * m * m + at);
+    if (empty) {
+        int around = cascade == 0 ? leap[at] - 1 : 0;
+        side = (2 * around + 1) * OCCUPANCY_BLOCK;
+        for (int axis = 0; axis < 3; axis++) low[axis] = (block[axis] - around) * OCCUPANCY_BLOCK;
+    }
+    float leave = 1e9f;
+    for (int axis = 0; axis < 3; axis++) {
+        int edge = r->inverse[axis] > 0 ? low[axis] + side : low[axis];
+        // A cascade ends where the next begins.
+        if (a->cascades > 1) edge = edge < 0 ? 0 : edge > n ? n : edge;
+        float away = ((float)edge - cell[axis]) * r->inverse[axis];
+        if (away < leave) leave = away;
+    }
+    return leave > 0 ? leave : 0;
+}
+
 // Marks the ray's samples in `row`; returns how many.
 static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_t *bits,
                           const float *growth, const uint8_t *leap, uint32_t *row) {
-    int n = a->resolution, m = n / OCCUPANCY_BLOCK;
-    int64_t block_base = (occupancy_cells(a->cascades, n) + 31) / 32 * 32;
+    int n = a->resolution;
     float half = ldexpf(0.5f, 1 - a->cascades); // of the inner cube
     uint32_t found = 0, most = (uint32_t)a->most;
     for (int k = r->first; k < STEPS_MAX && found < most;) {
@@ -201,30 +227,53 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
             found++, k++;
             continue;
         }
-        // Empty: to where the ray leaves the cell, or all the empty blocks around it.
-        int block[3], side = 1, low[3] = {index[0], index[1], index[2]};
-        for (int axis = 0; axis < 3; axis++) block[axis] = index[axis] / OCCUPANCY_BLOCK;
-        int64_t at = ((int64_t)block[2] * m + block[1]) * m + block[0];
-        bool empty = cascade == 0 ? leap[at]
-                   : !occupancy_bit(bits, block_base + (int64_t)cascade * m * m * m + at);
-        if (empty) {
-            int around = cascade == 0 ? leap[at] - 1 : 0;
-            side = (2 * around + 1) * OCCUPANCY_BLOCK;
-            for (int axis = 0; axis < 3; axis++)
-                low[axis] = (block[axis] - around) * OCCUPANCY_BLOCK;
-        }
-        float leave = 1e9f;
-        for (int axis = 0; axis < 3; axis++) {
-            int edge = r->inverse[axis] > 0 ? low[axis] + side : low[axis];
-            // A cascade ends where the next begins.
-            if (a->cascades > 1) edge = edge < 0 ? 0 : edge > n ? n : edge;
-            float away = ((float)edge - cell[axis]) * r->inverse[axis];
-            if (away < leave) leave = away;
-        }
-        leave *= width;
-        float next = s_of(a, t + (leave > 0 ? leave : 0)) - r->start;
-        int to = (int)next + 1;
+        float leave = width * leave_empty(a, r, bits, leap, cascade, index, cell);
+        int to = (int)(s_of(a, t + leave) - r->start) + 1;
         k = to > k ? to : k + 1;
+    }
+    return found;
+}
+
+// The same for even steps through one cascade, LANES of them at once.
+static uint32_t march_evenly(const march_attributes *a, const ray *r, const uint32_t *bits,
+                             const uint8_t *leap, uint32_t *row) {
+    int n = a->resolution;
+    float size = (float)n, step = a->step_min, origin[3], way[3]; // in cells
+    uint32_t found = 0, most = (uint32_t)a->most;
+    for (int axis = 0; axis < 3; axis++) {
+        origin[axis] = (r->origin[axis] + r->start * step * r->direction[axis]) * size;
+        way[axis] = step * r->direction[axis] * size; // of one step
+    }
+    float end = r->far / step - r->start; // steps in front of here are inside
+    for (int k = r->first; (float)k < end && k <= STEPS_MAX - LANES && found < most;) {
+        float cell[3][LANES];
+        int index[3][LANES];
+        uint32_t set[LANES], mask = 0;
+        for (int axis = 0; axis < 3; axis++)
+            for (int i = 0; i < LANES; i++) {
+                cell[axis][i] = origin[axis] + (float)(k + i) * way[axis];
+                int whole = (int)cell[axis][i];
+                index[axis][i] = whole < 0 ? 0 : whole >= n ? n - 1 : whole;
+            }
+        for (int i = 0; i < LANES; i++) {
+            uint32_t number = (uint32_t)((index[2][i] * n + index[1][i]) * n + index[0][i]);
+            set[i] = bits[number >> 5] >> (number & 31) & 1 & ((float)(k + i) < end);
+        }
+        for (int i = 0; i < LANES; i++) mask |= set[i] << i;
+        uint32_t more = (uint32_t)__builtin_popcount(mask);
+        for (; found + more > most; more--) mask &= ~(1u << (31 - __builtin_clz(mask)));
+        int shift = k & 31;
+        row[k >> 5] |= mask << shift;
+        if (shift > 32 - LANES) row[(k >> 5) + 1] |= mask >> (32 - shift);
+        found += more, k += LANES;
+        if (set[LANES - 1]) continue;
+        int last[3];
+        float at[3];
+        for (int axis = 0; axis < 3; axis++)
+            last[axis] = index[axis][LANES - 1], at[axis] = cell[axis][LANES - 1];
+        float leave = leave_empty(a, r, bits, leap, 0, last, at) / size;
+        int to = k + (int)(leave / step); // from step k - 1 on
+        k = to > k ? to : k;
     }
     return found;
 }
@@ -259,7 +308,9 @@ static void march_cpu(const ad_launch *launch) {
         counts[i] = 0;
         if (!enter(a, &r, step, (uint32_t)i, from ? from[i] : 0)) continue;
         starts[i] = r.start;
-        counts[i] = march_ray(a, &r, bits, growth, leap, rows + i * ROW_WORDS);
+        counts[i] = a->cascades == 1 && a->cone <= 0
+                  ? march_evenly(a, &r, bits, leap, rows + i * ROW_WORDS)
+                  : march_ray(a, &r, bits, growth, leap, rows + i * ROW_WORDS);
     }
     int64_t total = 0, whole = 0;
     bool full = false;

@@ -68,8 +68,8 @@ static void cells_cpu(const ad_launch *launch) {
     int n = a->resolution;
     uint64_t total = (uint64_t)occupancy_cells(a->cascades, n);
     int64_t words = ((int64_t)total + 31) / 32;
-    count_bits(bits, words, before);
-    uint64_t occupied = before[words];
+    if (a->count > a->uniform) count_bits(bits, words, before);
+    uint64_t occupied = a->count > a->uniform ? before[words] : 0;
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (a->count > 4096)
     for (int64_t i = 0; i < a->count; i++) {
         ad_random_words w = ad_random_philox((uint32_t)i, 0, a->ordinal, step, (uint32_t)a->seed,
@@ -131,13 +131,17 @@ static void update_infer(ad_infer *call) {
 
 // The mean of the cells that were not ruled out: sums of fixed pieces, added in order.
 static double mean_value(const float *value, int64_t cells, double *part, int threads) {
-    int64_t pieces = 1024, piece = (cells + pieces - 1) / pieces;
+    int64_t pieces = 1024, piece = (cells / 16 + pieces - 1) / pieces * 16;
     (void)threads;
 #pragma omp parallel for num_threads(threads) schedule(static) if (cells > 65536)
     for (int64_t p = 0; p < pieces; p++) {
+        float lane[16] = {0}; // whole vectors
+        int64_t end = (p + 1) * piece < cells ? (p + 1) * piece : cells;
+        for (int64_t i = p * piece; i < end; i += 16)
+            for (int64_t k = 0; k < 16; k++) // cells are a multiple of 512
+                lane[k] += value[i + k] > 0 ? value[i + k] : 0;
         double sum = 0;
-        for (int64_t i = p * piece; i < (p + 1) * piece && i < cells; i++)
-            sum += value[i] > 0 ? value[i] : 0;
+        for (int k = 0; k < 16; k++) sum += lane[k];
         part[p] = sum;
     }
     double sum = 0;
@@ -185,8 +189,7 @@ static void update_cpu(const ad_launch *launch) {
     const float *density = launch->input[3].data;
     int64_t cells = occupancy_cells(a->cascades, a->resolution);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (cells > 65536)
-    for (int64_t i = 0; i < cells; i++)
-        if (value[i] > 0) value[i] *= a->decay;
+    for (int64_t i = 0; i < cells; i++) value[i] *= value[i] > 0 ? a->decay : 1;
     for (int64_t i = 0; i < launch->input[2].size[0]; i++) { // few, in order
         uint32_t c = cell[i];
         if (c >= cells || value[c] < 0) continue; // negative: no camera sees it
