@@ -32,10 +32,11 @@ typedef struct settings {
 
 #define ALWAYS static inline __attribute__((always_inline))
 
-// Up to TILE columns, n steps; carry holds what comes before. T: element, A: what accumulates.
-#define DEFINE_SCAN(s, T, A)                                                              \
-    ALWAYS void scan_##s(kind k, const T *a, const T *x, int64_t n, int64_t step,         \
-                         int64_t columns, A *carry, T *y) {                               \
+// SCAN does up to TILE columns, n steps, for a kind known at compile time; carry holds what comes
+// before. RUN picks the kind. T: element, A: what accumulates.
+#define DEFINE_SCAN(SCAN, RUN, T, A)                                                      \
+    ALWAYS void SCAN(kind k, const T *a, const T *x, int64_t n, int64_t step,             \
+                     int64_t columns, A *carry, T *y) {                                   \
         for (int64_t i = 0; i < n; i++)                                                   \
             for (int64_t j = 0; j < columns; j++) {                                       \
                 A value = (A)x[i * step + j], before = carry[j];                          \
@@ -48,29 +49,29 @@ typedef struct settings {
                 carry[j] = k == RECURRENCE_LATE ? factor * after : after;                 \
             }                                                                             \
     }                                                                                     \
-    static void run_##s(kind k, const void *a, const void *x, int64_t n, int64_t step,    \
-                        int64_t columns, double start, void *y) {                         \
+    static void RUN(kind k, const void *a, const void *x, int64_t n, int64_t step,        \
+                    int64_t columns, double start, void *y) {                             \
         A carry[TILE];                                                                    \
         for (int64_t j = 0; j < columns; j++) carry[j] = (A)start;                        \
         if (columns == 1 && k == SUM) { /* the common one, its carry in a register */     \
-            scan_##s(SUM, a, x, n, step, 1, carry, y);                                    \
+            SCAN(SUM, a, x, n, step, 1, carry, y);                                        \
             return;                                                                       \
         }                                                                                 \
         switch (k) {                                                                      \
-        case SUM: scan_##s(SUM, a, x, n, step, columns, carry, y); break;                 \
-        case SUM_EXCLUSIVE: scan_##s(SUM_EXCLUSIVE, a, x, n, step, columns, carry, y); break; \
-        case PRODUCT: scan_##s(PRODUCT, a, x, n, step, columns, carry, y); break;         \
+        case SUM: SCAN(SUM, a, x, n, step, columns, carry, y); break;                     \
+        case SUM_EXCLUSIVE: SCAN(SUM_EXCLUSIVE, a, x, n, step, columns, carry, y); break; \
+        case PRODUCT: SCAN(PRODUCT, a, x, n, step, columns, carry, y); break;             \
         case PRODUCT_EXCLUSIVE:                                                           \
-            scan_##s(PRODUCT_EXCLUSIVE, a, x, n, step, columns, carry, y);                \
+            SCAN(PRODUCT_EXCLUSIVE, a, x, n, step, columns, carry, y);                    \
             break;                                                                        \
-        case RECURRENCE: scan_##s(RECURRENCE, a, x, n, step, columns, carry, y); break;   \
-        default: scan_##s(RECURRENCE_LATE, a, x, n, step, columns, carry, y);             \
+        case RECURRENCE: SCAN(RECURRENCE, a, x, n, step, columns, carry, y); break;       \
+        default: SCAN(RECURRENCE_LATE, a, x, n, step, columns, carry, y);                 \
         }                                                                                 \
     }
 
-DEFINE_SCAN(f32, float, double)
-DEFINE_SCAN(f64, double, double)
-DEFINE_SCAN(u32, uint32_t, uint32_t)
+DEFINE_SCAN(scan_f32, run_f32, float, double)
+DEFINE_SCAN(scan_f64, run_f64, double, double)
+DEFINE_SCAN(scan_u32, run_u32, uint32_t, uint32_t)
 
 typedef struct job {
     kind kind;

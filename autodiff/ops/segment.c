@@ -29,9 +29,9 @@ typedef struct settings {
 typedef void (*fold)(const void *x, int64_t rows, int64_t step, int64_t columns, void *y);
 
 // T: element, A: its sum.
-#define DEFINE_SUM(s, T, A)                                                               \
-    static void sum_##s(const void *from, int64_t rows, int64_t step, int64_t columns,    \
-                        void *to) {                                                       \
+#define DEFINE_SUM(SUM, CUMSUM, CUMSUM_EXCLUSIVE, T, A)                                   \
+    static void SUM(const void *from, int64_t rows, int64_t step, int64_t columns,        \
+                    void *to) {                                                           \
         const T *x = from;                                                                \
         T *y = to;                                                                        \
         A sum[TILE] = {0};                                                                \
@@ -39,8 +39,8 @@ typedef void (*fold)(const void *x, int64_t rows, int64_t step, int64_t columns,
             for (int64_t k = 0; k < columns; k++) sum[k] += (A)x[i * step + k];           \
         for (int64_t k = 0; k < columns; k++) y[k] = (T)sum[k];                           \
     }                                                                                     \
-    static void cumsum_##s(const void *from, int64_t rows, int64_t step, int64_t columns, \
-                           void *to) {                                                    \
+    static void CUMSUM(const void *from, int64_t rows, int64_t step, int64_t columns,     \
+                       void *to) {                                                        \
         const T *x = from;                                                                \
         T *y = to;                                                                        \
         A sum[TILE] = {0};                                                                \
@@ -48,8 +48,8 @@ typedef void (*fold)(const void *x, int64_t rows, int64_t step, int64_t columns,
             for (int64_t k = 0; k < columns; k++)                                         \
                 y[i * step + k] = (T)(sum[k] += (A)x[i * step + k]);                      \
     }                                                                                     \
-    static void cumsum_exclusive_##s(const void *from, int64_t rows, int64_t step,        \
-                                     int64_t columns, void *to) {                         \
+    static void CUMSUM_EXCLUSIVE(const void *from, int64_t rows, int64_t step,            \
+                                 int64_t columns, void *to) {                             \
         const T *x = from;                                                                \
         T *y = to;                                                                        \
         A sum[TILE] = {0};                                                                \
@@ -60,9 +60,9 @@ typedef void (*fold)(const void *x, int64_t rows, int64_t step, int64_t columns,
             }                                                                             \
     }
 
-#define DEFINE_MAX(s, T, LOWEST)                                                          \
-    static void max_##s(const void *from, int64_t rows, int64_t step, int64_t columns,    \
-                        void *to) {                                                       \
+#define DEFINE_MAX(MAX, T, LOWEST)                                                        \
+    static void MAX(const void *from, int64_t rows, int64_t step, int64_t columns,        \
+                    void *to) {                                                           \
         const T *x = from;                                                                \
         T *y = to;                                                                        \
         for (int64_t k = 0; k < columns; k++) y[k] = LOWEST;                              \
@@ -73,13 +73,13 @@ typedef void (*fold)(const void *x, int64_t rows, int64_t step, int64_t columns,
             }                                                                             \
     }
 
-DEFINE_SUM(f32, float, double)
-DEFINE_SUM(f64, double, double)
-DEFINE_SUM(u32, uint32_t, uint32_t)
-DEFINE_MAX(f32, float, -INFINITY)
-DEFINE_MAX(f64, double, -INFINITY)
-DEFINE_MAX(i32, int32_t, INT32_MIN)
-DEFINE_MAX(u32, uint32_t, 0)
+DEFINE_SUM(sum_f32, cumsum_f32, cumsum_exclusive_f32, float, double)
+DEFINE_SUM(sum_f64, cumsum_f64, cumsum_exclusive_f64, double, double)
+DEFINE_SUM(sum_u32, cumsum_u32, cumsum_exclusive_u32, uint32_t, uint32_t)
+DEFINE_MAX(max_f32, float, -INFINITY)
+DEFINE_MAX(max_f64, double, -INFINITY)
+DEFINE_MAX(max_i32, int32_t, INT32_MIN)
+DEFINE_MAX(max_u32, uint32_t, 0)
 
 // Signed integers add like unsigned ones.
 static fold fold_of(ad_type type, fold f32, fold f64, fold i32, fold u32) {
