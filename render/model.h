@@ -24,8 +24,8 @@ typedef struct render_field {
     // Rays in the unit cube. training: jitter and losses; capacity: most samples.
     void (*trace)(render_model *model, ad_tensor origins, ad_tensor directions, ad_tensor live,
                   int64_t capacity, bool training, render_traced *traced);
-    // The next piece of each ray, for views: at most `most` samples behind from (rays). May be NULL:
-    // rays are then traced whole.
+    // The next piece of each ray, for views: at most `most` samples behind from (rays). May be
+    // NULL: rays are then traced whole.
     void (*look)(render_model *model, ad_tensor origins, ad_tensor directions, ad_tensor from,
                  int most, render_traced *traced);
     // sigma (n) at points (n, 3), differentiable

@@ -1,10 +1,10 @@
 /* The kernels of optimisers: they write parameters, moments and gradients in place.
  *
  * Adam: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; decoupled
- * decay: Loshchilov and Hutter, 2019. The sparse form (Muller et al. 2022, section 4) leaves an
- * entry, a row of a table, whose gradient is exactly zero alone, moments too, and counts each entry's
- * own steps for the bias correction: a hash table's rarely touched entries then neither drift nor
- * take timid first steps. Every kernel leaves the gradient zero.
+ * decay: Loshchilov and Hutter, 2019. The sparse form (Muller et al. 2022, section 4) leaves a row
+ * of a table whose gradient is exactly zero alone, moments too, and counts each row's own steps for
+ * the bias correction: a hash table's rarely touched entries then neither drift nor take timid
+ * first steps. Every kernel leaves the gradient zero.
  *
  * `gate` serves loss scaling: gradients are multiplied by it, and where it is 0 (an overflow was
  * seen) the step is skipped. */

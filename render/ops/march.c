@@ -175,8 +175,8 @@ static void find_leaps(const march_attributes *a, const uint32_t *bits, uint8_t 
     }
 }
 
-// Where a ray at `cell` (the position, in cells of the cascade) in an empty cell `index` leaves what
-// is known to be empty: a way in cells.
+// Where a ray at `cell` (the position, in cells of the cascade), in the empty cell `index`, leaves
+// what is known to be empty: a way in cells.
 static float leave_empty(const march_attributes *a, const ray *r, const uint32_t *bits,
                          const uint8_t *leap, int cascade, const int *index, const float *cell) {
     int n = a->resolution, m = n / OCCUPANCY_BLOCK;

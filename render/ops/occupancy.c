@@ -1,9 +1,9 @@
 /* The occupancy grid: which cells may hold something, learned from the field itself.
  *
  * Muller et al. 2022, appendix C.2. Every so many steps some cells, part of all, part of the
- * occupied ones, are asked for the density at a random point within. A cell's value is the largest seen,
- * fading by a factor each update; its bit is set while the value exceeds the smaller of a threshold
- * and the mean. */
+ * occupied ones, are asked for the density at a random point within. A cell's value is the largest
+ * seen, fading by a factor each update; its bit is set while the value exceeds the smaller of a
+ * threshold and the mean. */
 #include "render/render.h"
 
 #include "autodiff/ops/random.h"
