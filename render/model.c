@@ -12,12 +12,12 @@ typedef struct preset {
 
 /* A preset is a row of settings; docs/field.md says what each does. */
 static const preset presets[] = {
-    {"fast", {.grid = {8, 4, 15, 16, 1024}, .width = 32, .batch = 1 << 15, .rays = 1 << 14,
-              .march_steps = 512, .learning_rate = 1e-2, .learning_rate_end = 3e-4}},
-    {"default", {.grid = {8, 4, 17, 16, 2048}, .width = 64, .batch = 1 << 16, .rays = 1 << 15,
-                 .march_steps = 512, .learning_rate = 1e-2, .learning_rate_end = 1e-4}},
-    {"quality", {.grid = {8, 4, 19, 16, 2048}, .width = 64, .batch = 1 << 17, .rays = 1 << 16,
-                 .march_steps = 1024, .learning_rate = 1e-2, .learning_rate_end = 1e-4}},
+    {"fast", {.grid = {8, 4, 15, 16, 1024}, .width = 32, .batch = 1 << 14, .rays = 1 << 13,
+              .march_steps = 512, .learning_rate = 2e-2, .learning_rate_end = 5e-4}},
+    {"default", {.grid = {8, 4, 17, 16, 2048}, .width = 64, .batch = 1 << 15, .rays = 1 << 14,
+                 .march_steps = 512, .learning_rate = 2e-2, .learning_rate_end = 2e-4}},
+    {"quality", {.grid = {8, 4, 19, 16, 2048}, .width = 64, .batch = 1 << 16, .rays = 1 << 15,
+                 .march_steps = 1024, .learning_rate = 2e-2, .learning_rate_end = 1e-4}},
 };
 
 bool render_settings_fill(render_settings *s, ad_message *error) {
