@@ -67,21 +67,23 @@ static bool load(const cli_options *options, const cli_opened *opened, render_da
 }
 
 static bool send_score(cli_output *out, render_split split, const render_score *score,
-                       const float background[3], ad_message *error) {
-    char colour[48];
+                       int of, const float background[3], ad_message *error) {
+    char colour[48], views[48], ssim[32];
     cli_colour_text(colour, background);
     cli_event_begin(out, "eval");
     render_json_string(&out->line, "split", cli_split_name(split));
     render_json_integer(&out->line, "images", score->images);
+    render_json_integer(&out->line, "split_images", of);
     render_json_integer(&out->line, "width", score->width);
     render_json_integer(&out->line, "height", score->height);
     render_json_string(&out->line, "background", colour);
     render_json_number(&out->line, "psnr", score->psnr);
     render_json_number(&out->line, "ssim", score->ssim);
     render_json_number(&out->line, "seconds", score->seconds);
-    cli_result(out, "PSNR %.2f dB, SSIM %.4f on %s (%d views, %d x %d, over %s), %.1f s",
-               score->psnr, score->ssim, cli_split_name(split), score->images, score->width,
-               score->height, colour, score->seconds);
+    cli_result(out, "PSNR %.2f dB, SSIM %s on %s (%s, %d x %d, over %s), %.1f s", score->psnr,
+               cli_ssim_text(ssim, score->ssim), cli_split_name(split),
+               cli_views_text(views, score->images, of), score->width, score->height, colour,
+               score->seconds);
     return cli_event_send(out, error);
 }
 
@@ -93,6 +95,7 @@ static bool evaluate(const cli_options *options, cli_output *out, const cli_open
     int limit = (int)v[CLI_LIMIT].integer;
     evaluating e = {.out = out, .folder = v[CLI_OUT].text, .start = cli_clock(), .error = error};
     for (int i = 0; i < dataset->count; i++) e.count += dataset->frames[i].split == split;
+    int of = e.count;
     if (limit && limit < e.count) e.count = limit;
     if (e.folder && !cli_folder_make(e.folder, error)) return false;
     cli_progress_begin(&out->progress, stderr, out->quiet);
@@ -102,7 +105,7 @@ static bool evaluate(const cli_options *options, cli_output *out, const cli_open
     if (!good || e.failed) return false;
     if (score.images < e.count)
         return ad_fail(error, "interrupted after %d of %d views", score.images, e.count);
-    if (!send_score(out, split, &score, scene->background, error)) return false;
+    if (!send_score(out, split, &score, of, scene->background, error)) return false;
     if (e.folder) cli_note(out, "pictures    %s", e.folder);
     return true;
 }

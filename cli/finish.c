@@ -1,5 +1,5 @@
-/* After training: the held-out views are measured, the report is written, and the last line says
- * what came of it. An interrupted run is not measured; it is told how to go on. */
+/* The end of a call: the held-out views are measured (measure.c), the report is written, and the
+ * last line says what came of it. An interrupted run is not measured; it is told how to go on. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -9,141 +9,7 @@
 #include "autodiff/text.h"
 #include "cli/training.h"
 
-enum { VIEWS = 4, ROWS = 16, PIXELS = 300000 }; // PIXELS: of a picture in the report, at most
-
-/* ---- the command that goes on */
-
-static void add_word(ad_text *text, const char *word) {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "_-./:,=+@%";
-    if (*word && strspn(word, plain) == strlen(word)) {
-        ad_text_string(text, word);
-        return;
-    }
-    ad_text_string(text, "'");
-    for (const char *c = word; *c; c++)
-        if (*c == '\'') ad_text_string(text, "'\\''");
-        else ad_text_add(text, c, 1);
-    ad_text_string(text, "'");
-}
-
-void cli_training_command(const cli_training *t, ad_text *command) {
-    ad_text_string(command, "adjoint reconstruct ");
-    add_word(command, t->options->place);
-    ad_text_string(command, " --out ");
-    add_word(command, t->run.path);
-    ad_text_string(command, " --resume");
-}
-
-/* ---- measuring */
-
-typedef struct kept_view { // a picture for the report, smaller by a whole factor if need be
-    const char *name;
-    render_camera camera;
-    uint8_t *pixels;       // target, result, depth, normal: (4, height, width, 3)
-    double psnr, ssim;
-} kept_view;
-
-typedef struct measuring {
-    cli_training *training;
-    kept_view views[VIEWS];
-    int view_count, seen;
-} measuring;
-
-// Means over factor x factor blocks; width and height are those of the small picture.
-static void shrink(uint8_t *small, const uint8_t *rgb, int width, int height, int factor,
-                   int full_width) {
-    for (int y = 0; y < height; y++)
-        for (int i = 0; i < 3 * width; i++) {
-            unsigned sum = 0, area = (unsigned)(factor * factor);
-            for (int block = 0; block < factor * factor; block++) {
-                size_t row = (size_t)(y * factor + block / factor);
-                size_t column = (size_t)(i / 3 * factor + block % factor);
-                sum += rgb[3 * (row * (size_t)full_width + column) + (size_t)(i % 3)];
-            }
-            small[(size_t)y * 3 * (size_t)width + (size_t)i] = (uint8_t)((sum + area / 2) / area);
-        }
-}
-
-static bool keep_view(kept_view *view, const render_frame *frame, const uint8_t *result,
-                      const uint8_t *target, double psnr, double ssim) {
-    int full = frame->image.width, factor = 1;
-    while (full / factor * (frame->image.height / factor) > PIXELS) factor++;
-    int width = full / factor, height = frame->image.height / factor;
-    size_t bytes = (size_t)width * (size_t)height * 3;
-    *view = (kept_view){frame->name, frame->camera, malloc(4 * bytes), psnr, ssim};
-    if (!view->pixels) return false;
-    render_camera_scale(&view->camera, 1.0 / factor, 1.0 / factor);
-    view->camera.width = width, view->camera.height = height;
-    shrink(view->pixels, target, width, height, factor, full);
-    shrink(view->pixels + bytes, result, width, height, factor, full);
-    return true;
-}
-
-static bool keep(void *user, const render_frame *frame, const uint8_t *result,
-                 const uint8_t *target, double psnr, double ssim) {
-    measuring *m = user;
-    cli_training *t = m->training;
-    int count = t->dataset.held_out_count, wanted = count < VIEWS ? count : VIEWS;
-    // Views from all over the split.
-    if (m->view_count < wanted && m->seen >= m->view_count * count / wanted)
-        m->view_count += keep_view(&m->views[m->view_count], frame, result, target, psnr, ssim);
-    m->seen++;
-    cli_progress_state state = {.share = (double)m->seen / count, .step = -1, .loss = NAN,
-                                .psnr = psnr, .seconds = cli_clock() - t->started};
-    cli_progress_update(&t->out.progress, &state);
-    return !cli_interrupted();
-}
-
-static bool measure(cli_training *t, measuring *m, ad_message *error) {
-    char colour[48];
-    const render_dataset *d = &t->dataset;
-    render_json *line = &t->out.line;
-    double start = cli_clock();
-    if (d->held_out_count < 1 || t->interrupted) return true;
-    cli_note(&t->out, "measuring %d held-out views", d->held_out_count);
-    cli_progress_begin(&t->out.progress, stderr, t->out.quiet);
-    bool good = render_evaluate(t->model, d, d->held_out, 0, t->scene.background, keep, m,
-                                &t->score, error);
-    cli_progress_end(&t->out.progress, NULL);
-    t->eval_seconds = cli_clock() - start;
-    if (!good) return false;
-    if (t->score.images < d->held_out_count) { // interrupted: a part is no figure of the split
-        t->interrupted = true;
-        t->score.images = 0;
-        return true;
-    }
-    cli_event_begin(&t->out, "eval");
-    render_json_string(line, "split", cli_split_name(d->held_out));
-    render_json_integer(line, "images", t->score.images);
-    render_json_integer(line, "width", t->score.width);
-    render_json_integer(line, "height", t->score.height);
-    render_json_string(line, "background", cli_colour_text(colour, t->scene.background));
-    render_json_number(line, "psnr", t->score.psnr);
-    render_json_number(line, "ssim", t->score.ssim);
-    render_json_number(line, "seconds", t->score.seconds);
-    return cli_event_send(&t->out, error);
-}
-
-// Depth and normals of the kept views, coloured.
-static bool draw_geometry(cli_training *t, measuring *m, ad_message *error) {
-    bool good = true;
-    for (int i = 0; i < m->view_count && good; i++) {
-        kept_view *kept = &m->views[i];
-        size_t pixels = (size_t)kept->camera.width * (size_t)kept->camera.height;
-        float *values = malloc(pixels * 5 * sizeof *values);
-        if (!values) return ad_fail(error, "out of memory for the report's pictures");
-        render_view view = {.depth = values, .opacity = values + pixels,
-                            .normal = values + 2 * pixels};
-        good = render_model_view(t->model, &kept->camera, t->scene.background, &view, error);
-        if (good) {
-            render_colour_depth(kept->pixels + 6 * pixels, view.depth, view.opacity, pixels, NULL);
-            render_colour_normal(kept->pixels + 9 * pixels, view.normal, view.opacity, pixels);
-        }
-        free(values);
-    }
-    return good;
-}
+enum { ROWS = 16 };
 
 /* ---- the report */
 
@@ -220,15 +86,17 @@ static void add_timings(const cli_training *t, table *rows) {
     add_row(rows, "most memory", "%.0f MB", (double)cli_peak_bytes() / 1e6);
 }
 
-static bool report(cli_training *t, measuring *m, ad_message *error) {
-    char path[CLI_PATH_BYTES], protocol[256] = "", summary[256], name[256], colour[48];
+static bool report(cli_training *t, ad_message *error) {
+    char path[CLI_PATH_BYTES], protocol[256] = "", summary[256], name[256];
+    char colour[48], views_text[48];
     table *tables = calloc(4, sizeof *tables);
     ad_text command = {0};
     cli_curves curves = {0};
-    render_report_view views[VIEWS] = {{0}};
+    render_report_view views[CLI_KEPT] = {{0}};
     if (!tables) return ad_fail(error, "out of memory for the report");
     table *settings = tables, *machine = tables + 1, *timings = tables + 2, *figures = tables + 3;
-    cli_training_command(t, &command);
+    if (cli_training_over(t)) cli_training_make_command(t, &command);
+    else cli_training_command(t, &command);
     cli_curves_read(&t->run, &curves);
     add_settings(t, settings), add_timings(t, timings);
     processor_name(name, sizeof name);
@@ -237,23 +105,26 @@ static bool report(cli_training *t, measuring *m, ad_message *error) {
     add_row(machine, "built with", "%s", ad_build_text());
     if (t->score.images) {
         add_row(figures, "PSNR", "%.2f dB", t->score.psnr);
-        add_row(figures, "SSIM", "%.4f", t->score.ssim);
-        snprintf(protocol, sizeof protocol, "%s split, %d views of %d x %d over %s, 8-bit, mean of "
-                 "the views", cli_split_name(t->dataset.held_out), t->score.images,
+        if (isfinite(t->score.ssim)) add_row(figures, "SSIM", "%.4f", t->score.ssim);
+        snprintf(protocol, sizeof protocol, "%s split, %s of %d x %d over %s, 8-bit, mean of "
+                 "the views", cli_split_name(t->dataset.held_out),
+                 cli_views_text(views_text, t->score.images, t->dataset.held_out_count),
                  t->score.width, t->score.height, cli_colour_text(colour, t->scene.background));
     }
     add_row(figures, "steps", "%" PRId64, t->step);
     add_row(figures, "trained", "%.0f s", t->seconds);
     snprintf(summary, sizeof summary, "%" PRId64 " steps in %.0f s%s", t->step, t->seconds,
-             t->interrupted ? "; interrupted, not measured" : "");
-    for (int i = 0; i < m->view_count; i++) {
-        const kept_view *kept = &m->views[i];
+             t->interrupted ? "; interrupted, not measured"
+             : t->score.images ? "" : "; not measured");
+    for (int i = 0; i < t->kept_count; i++) {
+        const cli_kept_view *kept = &t->kept[i];
         size_t bytes = (size_t)kept->camera.width * (size_t)kept->camera.height * 3;
         views[i] = (render_report_view){
             .name = kept->name, .width = kept->camera.width, .height = kept->camera.height,
             .target = kept->pixels,
-            .result = kept->pixels + bytes, .depth = kept->pixels + 2 * bytes,
-            .normal = kept->pixels + 3 * bytes, .psnr = kept->psnr, .ssim = kept->ssim};
+            .result = kept->pixels + bytes, .depth = kept->drawn ? kept->pixels + 2 * bytes : NULL,
+            .normal = kept->drawn ? kept->pixels + 3 * bytes : NULL,
+            .psnr = kept->psnr, .ssim = kept->ssim};
     }
     render_report page = {
         .title = t->run.path, .summary = summary, .protocol = protocol,
@@ -261,11 +132,11 @@ static bool report(cli_training *t, measuring *m, ad_message *error) {
         .loss = {curves.step, curves.loss, curves.count},
         .psnr = {curves.step, curves.psnr, curves.count},
         .psnr_held_out = {curves.held_out_step, curves.held_out, curves.held_out_count},
-        .views = views, .view_count = (size_t)m->view_count, .settings = settings->rows,
+        .views = views, .view_count = (size_t)t->kept_count, .settings = settings->rows,
         .machine = machine->rows, .timings = timings->rows, .setting_count = settings->count,
         .machine_count = machine->count, .timing_count = timings->count,
         .command = command.bytes};
-    if (m->view_count) {
+    if (t->kept_count) {
         page.picture_name = views[0].name, page.picture = views[0].result;
         page.picture_width = views[0].width, page.picture_height = views[0].height;
     }
@@ -286,6 +157,7 @@ static bool send_done(cli_training *t, ad_message *error) {
     render_json_number(line, "seconds", t->seconds);
     render_json_integer(line, "samples", (int64_t)t->progress.samples);
     render_json_number(line, "psnr", t->score.images ? t->score.psnr : NAN);
+    render_json_boolean(line, "finished", cli_training_over(t));
     render_json_integer(line, "peak_rss_bytes", cli_peak_bytes());
     render_json_number(line, "load_seconds", t->load_seconds);
     render_json_number(line, "first_preview_seconds",
@@ -297,17 +169,17 @@ static bool send_done(cli_training *t, ad_message *error) {
 }
 
 static void say_end(cli_training *t) {
-    char colour[48];
+    char colour[48], views[48], ssim[32];
     ad_text command = {0};
     if (t->score.images)
-        cli_result(&t->out, "PSNR %.2f dB, SSIM %.4f on %s (%d views, %d x %d, over %s)",
-                   t->score.psnr, t->score.ssim, cli_split_name(t->dataset.held_out),
-                   t->score.images, t->score.width, t->score.height,
-                   cli_colour_text(colour, t->scene.background));
-    const render_settings *s = &t->settings;
-    bool finished = s->steps ? t->step >= s->steps : t->seconds >= s->seconds;
+        cli_result(&t->out, "PSNR %.2f dB, SSIM %s on %s (%s, %d x %d, over %s)", t->score.psnr,
+                   cli_ssim_text(ssim, t->score.ssim), cli_split_name(t->dataset.held_out),
+                   cli_views_text(views, t->score.images, t->dataset.held_out_count),
+                   t->score.width, t->score.height, cli_colour_text(colour, t->scene.background));
     cli_note(&t->out, "report      %s/report.html", t->run.path);
-    if (finished) return;
+    if (t->measuring_interrupted)
+        cli_note(&t->out, "interrupted while measuring; to measure: adjoint eval %s", t->run.path);
+    if (cli_training_over(t)) return;
     cli_training_command(t, &command);
     cli_note(&t->out, "%s at step %" PRId64 "; to go on: %s",
              t->interrupted ? "interrupted" : "stopped", t->step,
@@ -316,10 +188,41 @@ static void say_end(cli_training *t) {
 }
 
 bool cli_training_finish(cli_training *t, ad_message *error) {
-    measuring m = {.training = t};
-    bool good = measure(t, &m, error) && draw_geometry(t, &m, error) && report(t, &m, error)
+    bool good = cli_training_measure(t, error) && cli_training_draw(t, error) && report(t, error)
              && send_done(t, error);
     if (good) say_end(t);
-    for (int i = 0; i < m.view_count; i++) free(m.views[i].pixels);
+    cli_training_forget(t);
     return good;
+}
+
+/* ---- a run that is at its end already */
+
+bool cli_training_over(const cli_training *t) {
+    const render_settings *s = &t->settings;
+    return s->steps ? t->step >= s->steps : t->seconds >= s->seconds;
+}
+
+bool cli_training_settled(const cli_training *t) {
+    double psnr;
+    return t->mode == CLI_RUN_RESUME && cli_training_over(t)
+        && cli_run_done(&t->run, t->step, &psnr)
+        && (isfinite(psnr) || t->limit == 0 || t->dataset.held_out_count < 1);
+}
+
+bool cli_training_say_settled(cli_training *t, ad_message *error) {
+    const render_settings *s = &t->settings;
+    ad_text command = {0};
+    double psnr = NAN;
+    cli_run_done(&t->run, t->step, &psnr);
+    cli_training_make_command(t, &command);
+    if (s->steps)
+        cli_note(&t->out, "finished: %" PRId64 " of %" PRId64 " steps, nothing is left to train",
+                 t->step, s->steps);
+    else
+        cli_note(&t->out, "finished: %.0f of %.0f s, %" PRId64 " steps; a longer --time goes on",
+                 t->seconds, s->seconds, t->step);
+    cli_note(&t->out, "anew        %s --force", command.bytes ? command.bytes : "");
+    ad_text_free(&command);
+    t->score.psnr = psnr, t->score.images = isfinite(psnr);
+    return send_done(t, error);
 }

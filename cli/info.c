@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/commands.h"
+#include "render/json_fields.h"
 
 static bool totals_read(const ad_safetensors *file, uint64_t totals[3], ad_message *error) {
     static const uint64_t shape[] = {3};
@@ -12,7 +13,34 @@ static bool totals_read(const ad_safetensors *file, uint64_t totals[3], ad_messa
     return found && ad_safetensors_read(file, totals, found, 0, 3 * sizeof *totals, error);
 }
 
-static bool send_json(cli_output *out, const cli_opened *opened, const ad_safetensors *file,
+/* How it was read: what applied, where the snapshot has 0 for the usual. */
+typedef struct reading {
+    int downscale, hold_out; // 0: no image was held out by number
+    double tolerate;         // per cent
+    double cascades;
+    uint64_t seed;
+} reading;
+
+static bool reading_find(reading *r, const cli_run *run, const ad_safetensors *file,
+                         ad_message *error) {
+    render_dataset_options o;
+    if (!cli_run_dataset_options(run, &o, error)) return false;
+    const char *seed = ad_safetensors_value(file, "seed");
+    const char *scene = ad_safetensors_value(file, "scene");
+    *r = (reading){.downscale = o.downscale > 1 ? o.downscale : 1,
+                   .hold_out = o.hold_out > 0 ? o.hold_out : o.hold_out < 0 ? 0 : 8,
+                   .tolerate = o.tolerate > 0 ? 100 * o.tolerate : o.tolerate < 0 ? 0 : 10,
+                   .cascades = 1, .seed = seed ? strtoull(seed, NULL, 10) : 0};
+    if (scene) render_json_get_number(scene, "cascades", &r->cascades);
+    return true;
+}
+
+static bool is_reading(const char *name) {
+    return strcmp(name, "downscale") == 0 || strcmp(name, "hold_out") == 0
+        || strcmp(name, "tolerate") == 0;
+}
+
+static bool send_json(cli_output *out, const cli_opened *opened, const reading *r,
                       const uint64_t totals[3], ad_message *error) {
     char colour[48];
     const render_settings *s = render_model_settings(opened->model);
@@ -33,18 +61,30 @@ static bool send_json(cli_output *out, const cli_opened *opened, const ad_safete
     render_json_integer(line, "horizon_steps", s->steps);
     render_json_number(line, "horizon_seconds", s->seconds);
     render_json_integer(line, "batch", s->batch);
+    render_json_integer(line, "step_rays", s->rays);
+    render_json_number(line, "learning_rate", s->learning_rate);
+    render_json_number(line, "learning_rate_end", s->learning_rate_end);
+    render_json_integer(line, "cascades", (int64_t)r->cascades);
     render_json_numbers(line, "box", box, 6);
     render_json_number(line, "near", scene->near_distance);
     render_json_string(line, "background", cli_colour_text(colour, scene->background));
     render_json_number(line, "occupied", render_model_occupied(opened->model));
-    render_json_string(line, "seed", ad_safetensors_value(file, "seed"));
-    for (int i = 0; i < opened->extra_count; i++)
-        render_json_string(line, opened->extra[i].name, opened->extra[i].text);
+    render_json_integer(line, "seed", (int64_t)r->seed);
+    render_json_integer(line, "downscale", r->downscale);
+    render_json_integer(line, "hold_out", r->hold_out);
+    render_json_number(line, "tolerate", r->tolerate);
+    for (int i = 0; i < opened->extra_count; i++) {
+        const render_text *extra = &opened->extra[i];
+        if (strcmp(extra->name, "seconds") == 0 || strcmp(extra->name, "horizon") == 0)
+            render_json_number(line, extra->name, atof(extra->text));
+        else if (!is_reading(extra->name))
+            render_json_string(line, extra->name, extra->text);
+    }
     return cli_event_send(out, error);
 }
 
 static void print(cli_output *out, const cli_opened *opened, const ad_safetensors *file,
-                  const uint64_t totals[3]) {
+                  const reading *r, const uint64_t totals[3]) {
     char colour[48], data[CLI_PATH_BYTES];
     const render_settings *s = render_model_settings(opened->model);
     const render_scene *scene = render_model_scene(opened->model);
@@ -58,15 +98,19 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
     else
         cli_result(out, "trained     %" PRIu64 " steps, %.1f M samples, schedule of %g s",
                    totals[0], (double)totals[1] / 1e6, s->seconds);
+    cli_result(out, "step        %" PRId64 " samples, at most %" PRId64 " rays, rate %g to %g",
+               s->batch, s->rays, s->learning_rate, s->learning_rate_end);
+    cli_result(out, "read        downscale %d, hold-out %d, tolerate %g %%", r->downscale,
+               r->hold_out, r->tolerate);
     cli_result(out, "box         %.4g,%.4g,%.4g,%.4g,%.4g,%.4g: %s", scene->box_min[0],
                scene->box_min[1], scene->box_min[2], scene->box_max[0], scene->box_max[1],
                scene->box_max[2], scene->box_reason);
     cli_result(out, "near        %.4g: %s", scene->near_distance, scene->near_reason);
     cli_result(out, "background  %s: %s", cli_colour_text(colour, scene->background),
                scene->background_reason);
-    cli_result(out, "occupied    %.2f %% of the cells",
-               100 * render_model_occupied(opened->model));
-    cli_result(out, "seed        %s", ad_safetensors_value(file, "seed"));
+    cli_result(out, "occupied    %.2f %% of the cells of %g cascade%s",
+               100 * render_model_occupied(opened->model), r->cascades, r->cascades > 1 ? "s" : "");
+    cli_result(out, "seed        %" PRIu64, r->seed);
     for (size_t i = 0; i < file->tensor_count; i++) {
         char shape[128] = "";
         size_t used = 0;
@@ -84,12 +128,14 @@ int cli_info(const cli_options *options) {
     cli_opened opened = {0};
     ad_safetensors file = {0};
     uint64_t totals[3];
+    reading r;
     cli_output_begin(&out, options);
     bool good = cli_run_open(&opened, options, options->place, &error)
              && ad_safetensors_open(&file, opened.run.snapshot, &error)
-             && totals_read(&file, totals, &error);
-    if (good && !options->value[CLI_JSON].given) print(&out, &opened, &file, totals);
-    good = good && send_json(&out, &opened, &file, totals, &error);
+             && totals_read(&file, totals, &error)
+             && reading_find(&r, &opened.run, &file, &error);
+    if (good && !options->value[CLI_JSON].given) print(&out, &opened, &file, &r, totals);
+    good = good && send_json(&out, &opened, &r, totals, &error);
     int status = good ? 0 : cli_failed(&out, &error);
     ad_safetensors_free(&file);
     cli_output_end(&out);

@@ -89,7 +89,9 @@ static bool value_read(const cli_option *option, cli_value *value) {
         *number = strtod(text, &end);
         return end != text && (!*end || strcmp(end, "%") == 0) && *number >= option->low
             && *number <= option->high;
-    case CLI_KIND_TIME: return cli_time_read(text, number);
+    case CLI_KIND_TIME: // the words stand for no time at all
+        if (option->words && word_read(text, option->words, false)) return *number = 0, true;
+        return cli_time_read(text, number);
     case CLI_KIND_WORD: return word_read(text, option->argument, false);
     case CLI_KIND_WORDS: return word_read(text, option->words, true);
     case CLI_KIND_COLOUR: return strcmp(text, "random") == 0 || cli_colour_read(text, colour);
@@ -126,6 +128,19 @@ static int distance(const char *a, size_t a_length, const char *b, size_t b_leng
         }
     }
     return row[b_length];
+}
+
+const char *cli_command_nearest(const char *name) {
+    static const cli_command_id ids[] = {CLI_RECONSTRUCT, CLI_RENDER, CLI_EVAL, CLI_INFO};
+    const char *nearest = NULL;
+    int least = 3, length = (int)strlen(name);
+    for (int i = 0; i < 4; i++) {
+        const char *command = cli_command_name(ids[i]);
+        int far = distance(name, (size_t)length, command, strlen(command));
+        // Of a short name one letter may be wrong, of a long one two.
+        if (far < least && 3 * far <= length) least = far, nearest = command;
+    }
+    return nearest;
 }
 
 static bool unknown_option(const cli_options *options, const char *name, size_t length,
@@ -175,7 +190,8 @@ static bool option_read(cli_options *options, int count, char **arguments, int *
     else
         return ad_fail(error, "--%s needs a value: --%s %s", option->name, option->name,
                        option->argument);
-    if (value_read(option, value)) return true;
+    bool none = id == CLI_LIMIT && options->command == CLI_EVAL; // there is nothing else to do
+    if (value_read(option, value) && !(none && value->integer == 0)) return true;
     return ad_fail(error, "--%s %s: expected %s", option->name, value->text, option->expected);
 }
 

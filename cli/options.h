@@ -44,6 +44,8 @@ bool cli_options_read(cli_options *options, cli_command_id command, int count, c
 /* The command of that name, or 0. */
 cli_command_id cli_command_find(const char *name);
 const char *cli_command_name(cli_command_id command);
+/* The command whose name is nearest to a mistyped one, or NULL. */
+const char *cli_command_nearest(const char *name);
 
 void cli_help_print(FILE *stream);                            // all commands
 void cli_help_command(FILE *stream, cli_command_id command);  // one command

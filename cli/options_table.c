@@ -18,7 +18,8 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
     [CLI_TIME] = {"time", "5m", CLI_KIND_TIME, TRAIN, 0, 0, NULL,
         "a time such as 60s, 5m or 1h30m",
         "how long to train, measuring comes on top; the schedule follows it (5m)"},
-    [CLI_STEPS] = {"steps", "N", INTEGER, TRAIN, 1, 2147483647, NULL, "a number from 1 to 2^31",
+    [CLI_STEPS] = {"steps", "N", INTEGER, TRAIN, 1, 2147483647, NULL,
+        "a number from 1 to 2147483647",
         "how many steps to train instead; exactly repeatable"},
     [CLI_STOP_AT] = {"stop-at", "K", INTEGER, TRAIN, 1, 2147483647, NULL,
         "a number of steps from 1 on", "end this call at step K, to go on with --resume"},
@@ -43,8 +44,9 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
         "what to reconstruct (found from the cameras)"},
     [CLI_NEAR] = {"near", "D", CLI_KIND_NUMBER, TRAIN, 0, 1e9, NULL, "a distance from 0 on",
         "nothing nearer to a camera is looked at (found from the cameras)"},
-    [CLI_PREVIEW] = {"preview", "10s", CLI_KIND_TIME, TRAIN, 0, 0, NULL, "a time such as 10s",
-        "time between pictures in RUN/preview, longer where they are slow (10s)"},
+    [CLI_PREVIEW] = {"preview", "10s", CLI_KIND_TIME, TRAIN, 0, 0, "none|0|0s",
+        "a time such as 10s, or none",
+        "time between pictures in RUN/preview, smaller where they are slow; none (10s)"},
     [CLI_RESUME] = {"resume", "", CLI_KIND_FLAG, TRAIN, 0, 0, NULL, "",
         "go on with an unfinished run, to the end it was begun with"},
     [CLI_FORCE] = {"force", "", CLI_KIND_FLAG, TRAIN, 0, 0, NULL, "",
@@ -62,8 +64,9 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
         "of the images (the one that the run was trained on)"},
     [CLI_SPLIT] = {"split", "test|val|train", WORD, CLI_RENDER | CLI_EVAL, 0, 0, NULL,
         "test, val or train", "the views of this split (the one held out)"},
-    [CLI_LIMIT] = {"limit", "N", INTEGER, CLI_EVAL, 1, 2147483647, NULL, "a number from 1 on",
-        "only the first N views"},
+    [CLI_LIMIT] = {"limit", "N", INTEGER, TRAIN | CLI_EVAL, 0, 2147483647, NULL,
+        "a number of views",
+        "measure N views; 0: none (eval: all, or the first N; else as time allows)"},
     [CLI_DEVICE] = {"device", "auto|cpu", WORD, ALL, 0, 0, NULL, "auto or cpu",
         "what to compute on (auto)"},
     [CLI_THREADS] = {"threads", "T", INTEGER, ALL, 1, 1024, NULL, "a number from 1 to 1024",
@@ -73,7 +76,7 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
     [CLI_JSON] = {"json", "", CLI_KIND_FLAG, ALL, 0, 0, NULL, "",
         "JSON lines on standard output and nothing else there"},
     [CLI_QUIET] = {"quiet", "", CLI_KIND_FLAG, ALL, 0, 0, NULL, "",
-        "no messages but errors"},
+        "no messages but warnings and errors; the result is printed"},
     [CLI_HELP] = {"help", "", CLI_KIND_FLAG, ALL, 0, 0, NULL, "", "this text"},
 };
 
@@ -84,14 +87,18 @@ static const struct {
     {CLI_RECONSTRUCT, "reconstruct", "FOLDER",
      "Trains a radiance field on a folder of images with cameras (transforms.json, or\n"
      "transforms_train.json and its like) and writes a run folder: snapshot.safetensors,\n"
-     "metrics.jsonl, preview/ and report.html. Ctrl-C ends it with a snapshot.\n"},
+     "metrics.jsonl, preview/ and report.html. Ctrl-C ends it with a snapshot,\n"
+     "the command that goes on, and exit status 0.\n"},
     {CLI_RENDER, "render", "RUN",
      "Renders views of a run: those of a split, a flight around the scene, or a file's.\n"
      "Depth is written as NAME.depth.npy (f32, scene units, along the camera's axis) and as\n"
-     "a coloured picture.\n"},
+     "a coloured picture. With --orbit a --size of another shape keeps pixels square. Nothing\n"
+     "in it is random: --seed changes nothing.\n"},
     {CLI_EVAL, "eval", "RUN",
-     "Measures a run: mean PSNR and SSIM of 8-bit pictures over the run's background.\n"},
-    {CLI_INFO, "info", "RUN", "Says what is in a run or in a snapshot file.\n"},
+     "Measures a run: mean PSNR and SSIM of 8-bit pictures over the run's background.\n"
+     "Nothing in it is random: --seed changes nothing.\n"},
+    {CLI_INFO, "info", "RUN", "Says what is in a run or in a snapshot file. --device,\n"
+     "--threads and --seed, which all commands take, change nothing of it.\n"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

@@ -6,6 +6,7 @@
 #include "cli/output.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -127,6 +128,18 @@ const char *cli_colour_text(char text[48], const float colour[3]) {
     if (white || black) strcpy(text, white ? "white" : "black");
     else snprintf(text, 48, "%.6g,%.6g,%.6g", (double)colour[0], (double)colour[1],
                   (double)colour[2]);
+    return text;
+}
+
+const char *cli_views_text(char text[48], int count, int of) {
+    if (count < of) snprintf(text, 48, "%d of %d views", count, of);
+    else snprintf(text, 48, count == 1 ? "1 view" : "%d views", count);
+    return text;
+}
+
+const char *cli_ssim_text(char text[32], double ssim) {
+    if (isfinite(ssim)) snprintf(text, 32, "%.4f", ssim);
+    else strcpy(text, "none (below 11 x 11)");
     return text;
 }
 

@@ -21,7 +21,7 @@ void cli_output_end(cli_output *out);
 
 void cli_note(cli_output *out, const char *format, ...);    // to stderr, unless quiet
 void cli_warn(cli_output *out, const char *format, ...);    // to stderr
-void cli_result(cli_output *out, const char *format, ...);  // to stdout, unless --json
+void cli_result(cli_output *out, const char *format, ...);  // to stdout, unless --json; also quiet
 int cli_failed(cli_output *out, const ad_message *error);   // says so, and gives exit status 1
 
 /* Between begin and send members are added to out->line. */
@@ -34,6 +34,8 @@ bool cli_stdout_close(ad_message *error);
 double cli_clock(void);                // seconds
 int64_t cli_peak_bytes(void);          // of this process, resident
 const char *cli_colour_text(char text[48], const float colour[3]); // "white", "0.2,0.3,0.4"
+const char *cli_views_text(char text[48], int count, int of);      // "1 view", "7 of 20 views"
+const char *cli_ssim_text(char text[32], double ssim);             // "0.9876", "none (too small)"
 
 /* SIGINT and SIGTERM: remembered once, the second one ends the program as usual. SIGPIPE and
    SIGXFSZ: ignored, writing fails instead. */

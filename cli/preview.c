@@ -3,7 +3,8 @@
  *
  * It is as large as the share of the time that pictures may take allows: by the cost of a pixel of
  * the last one, or for the first by the rays that training traces (a step costs some three times
- * the tracing of its rays). */
+ * the tracing of its rays). The last one's cost ages: a field is slowest while it is a fog, and
+ * gets faster with the cells that are found empty and the walls that form. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -11,13 +12,22 @@
 
 #include "cli/training.h"
 
-enum { PIXELS_MOST = 20000 };
+enum { PIXELS_MOST = 20000, PIXELS_FIRST = 1024 };
+
+static const double HALF_SECONDS = 20; // of training make a pixel twice as fast, to be tried
+
+double cli_training_pixel_cost(const cli_training *t) {
+    double emptied = t->progress.occupied / t->preview_occupied;
+    double halvings = (cli_clock() - t->preview_at) / fmax(2 * t->preview_interval, HALF_SECONDS);
+    return t->pixel_seconds * fmin(1, emptied > 0 ? emptied : 1) * exp2(-halvings);
+}
 
 static int pixels_allowed(const cli_training *t) {
-    double each = t->pixel_seconds;
+    double each = t->preview_at > 0 ? cli_training_pixel_cost(t) : 0;
+    double least = each > 0 ? CLI_PREVIEW_PIXELS : PIXELS_FIRST;
     if (each <= 0 && t->rays_per_second > 0) each = 1 / (3 * t->rays_per_second);
-    double pixels = each > 0 ? t->preview_interval * CLI_PREVIEW_SHARE / each : CLI_PREVIEW_PIXELS;
-    return (int)fmin(fmax(pixels, CLI_PREVIEW_PIXELS), PIXELS_MOST);
+    double pixels = each > 0 ? t->preview_interval * CLI_PREVIEW_SHARE / each : least;
+    return (int)fmin(fmax(pixels, least), PIXELS_MOST);
 }
 
 // The first held-out frame; without one, a training view, whose pixels are gone.
@@ -91,7 +101,9 @@ bool cli_training_preview(cli_training *t, ad_message *error) {
     }
     free(colour), free(bytes);
     t->preview_seconds += cli_clock() - start;
-    t->pixel_seconds = (cli_clock() - start) / (double)(pixels ? pixels : 1);
+    t->preview_at = cli_clock(), t->preview_pixels = (double)pixels;
+    t->pixel_seconds = (t->preview_at - start) / (double)(pixels ? pixels : 1);
+    t->preview_occupied = t->progress.occupied;
     if (!good) return false;
     if (t->first_preview_seconds == 0) t->first_preview_seconds = cli_clock() - t->opened;
     cli_event_begin(&t->out, "preview");

@@ -17,12 +17,19 @@ static int version(void) {
     return 0;
 }
 
+static void unknown_command(const char *name, ad_message *error) {
+    const char *nearest = cli_command_nearest(name);
+    if (nearest) ad_fail(error, "there is no command '%s': did you mean '%s'?", name, nearest);
+    else
+        ad_fail(error, "there is no command '%s': reconstruct, render, eval, info or help", name);
+}
+
 static int help(int argc, char **argv) {
     ad_message error;
     if (argc < 3) return cli_help_print(stdout), 0;
     cli_command_id command = cli_command_find(argv[2]);
     if (command) return cli_help_command(stdout, command), 0;
-    ad_fail(&error, "there is no command '%s'; 'adjoint help' lists them", argv[2]);
+    unknown_command(argv[2], &error);
     return usage_failed("help", &error);
 }
 
@@ -47,7 +54,7 @@ static int dispatch(int argc, char **argv) {
     if (strcmp(first, "help") == 0) return help(argc, argv);
     cli_command_id command = cli_command_find(first);
     if (!command) {
-        ad_fail(&error, "there is no command '%s': reconstruct, render, eval, info or help", first);
+        unknown_command(first, &error);
         return usage_failed("", &error);
     }
     if (!cli_options_read(&options, command, argc - 2, argv + 2, &error))

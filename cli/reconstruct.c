@@ -122,6 +122,19 @@ static bool resume(cli_training *t, ad_message *error) {
 
 /* ---- the scene */
 
+// No ray meets the box: says where it is, and where what the cameras look at is.
+static bool unseen(const cli_training *t, ad_message *error) {
+    render_scene found;
+    const render_scene *s = &t->scene;
+    render_scene_guess(&found, &t->dataset);
+    return ad_fail(error, "no ray meets the box %.4g,%.4g,%.4g,%.4g,%.4g,%.4g beyond the near "
+                   "distance %.4g: the cameras suggest --box=%.4g,%.4g,%.4g,%.4g,%.4g,%.4g and "
+                   "--near %.4g", s->box_min[0], s->box_min[1], s->box_min[2], s->box_max[0],
+                   s->box_max[1], s->box_max[2], s->near_distance, found.box_min[0],
+                   found.box_min[1], found.box_min[2], found.box_max[0], found.box_max[1],
+                   found.box_max[2], found.near_distance);
+}
+
 static bool choose_scene(cli_training *t, ad_message *error) {
     const cli_value *v = t->options->value;
     render_scene *scene = &t->scene;
@@ -138,6 +151,11 @@ static bool choose_scene(cli_training *t, ad_message *error) {
     }
     if (v[CLI_BACKGROUND].given && cli_colour_read(v[CLI_BACKGROUND].text, scene->background))
         strcpy(scene->background_reason, "given by --background");
+    double seen = render_scene_seen(scene, &t->dataset);
+    if (seen <= 0) return unseen(t, error);
+    if (seen < 0.02)
+        cli_warn(&t->out, "only %.1f %% of the rays meet the box: is it where the cameras look?",
+                 100 * seen);
     // An object alone has one grid of occupancy; a place has coarser ones around the middle.
     t->cascades = 1;
     if (scale > 1) t->cascades += (int)lround(log2(scale));
@@ -206,6 +224,7 @@ static bool open_all(cli_training *t, ad_message *error) {
     t->mode = v[CLI_RESUME].given ? CLI_RUN_RESUME : v[CLI_FORCE].given ? CLI_RUN_FORCE
                                                                         : CLI_RUN_NEW;
     t->stop_at = v[CLI_STOP_AT].integer;
+    t->limit = v[CLI_LIMIT].given ? (int)v[CLI_LIMIT].integer : -1;
     t->preview_interval = v[CLI_PREVIEW].given ? v[CLI_PREVIEW].number[0] : 10;
     if (!realpath(options->place, t->data))
         return ad_fail(error, "%s: %s", options->place, strerror(errno));
@@ -228,9 +247,13 @@ static bool open_all(cli_training *t, ad_message *error) {
         if (!t->model) return false;
     }
     t->trainer = render_trainer_open(t->model, &t->dataset, error);
-    return t->trainer
-        && (t->mode != CLI_RUN_RESUME || render_trainer_resume(t->trainer, t->run.snapshot, error))
-        && cli_run_begin(&t->run, t->mode, &t->out.metrics, error);
+    if (!t->trainer
+        || (t->mode == CLI_RUN_RESUME
+            && !render_trainer_resume(t->trainer, t->run.snapshot, error)))
+        return false;
+    render_trainer_read(t->trainer, &t->progress); // what a snapshot brought
+    t->step = t->progress.step, t->seconds = t->seconds_before;
+    return cli_run_begin(&t->run, t->mode, &t->out.metrics, error);
 }
 
 int cli_reconstruct(const cli_options *options) {
@@ -244,8 +267,9 @@ int cli_reconstruct(const cli_options *options) {
     if (good) {
         t->load_seconds = cli_clock() - t->opened;
         say_scene(t);
-        good = send_start(t, &error) && cli_training_run(t, &error)
-            && cli_training_finish(t, &error);
+        good = send_start(t, &error);
+        if (cli_training_settled(t)) good = good && cli_training_say_settled(t, &error);
+        else good = good && cli_training_run(t, &error) && cli_training_finish(t, &error);
     }
     status = good ? 0 : cli_failed(&t->out, &error);
     if (t->out.metrics) fclose(t->out.metrics);

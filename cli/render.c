@@ -133,11 +133,17 @@ static bool render_one(const views *v, int index, const cli_opened *opened, ad_m
 
 /* ---- the command */
 
-static void resize(views *v, const cli_value *size) {
+// A camera of a file or a split fills the size, stretched if need be, so that pixel stays beside
+// pixel; one of an orbit has no picture to go with: all it saw stays in sight, pixels square.
+static void resize(views *v, const cli_value *size, bool square) {
     for (int i = 0; i < v->count && size->given; i++) {
         render_camera *camera = &v->cameras[i];
-        render_camera_scale(camera, size->number[0] / camera->width,
-                            size->number[1] / camera->height);
+        double x = size->number[0] / camera->width, y = size->number[1] / camera->height;
+        double least = x < y ? x : y;
+        if (square) x = y = least;
+        render_camera_scale(camera, x, y);
+        camera->cx += (size->number[0] - x * camera->width) / 2;
+        camera->cy += (size->number[1] - y * camera->height) / 2;
         camera->width = (int)size->number[0], camera->height = (int)size->number[1];
     }
 }
@@ -154,7 +160,7 @@ static bool render_all(const cli_options *options, cli_output *out, const cli_op
     if (value[CLI_OUT].given) snprintf(folder, sizeof folder, "%s", value[CLI_OUT].text);
     else good = cli_path(folder, opened->run.path, "render", error);
     good = good && views_find(&v, options, opened, out, error) && cli_folder_make(folder, error);
-    if (good) resize(&v, &value[CLI_SIZE]);
+    if (good) resize(&v, &value[CLI_SIZE], value[CLI_ORBIT].given);
     cli_progress_begin(&out->progress, stderr, out->quiet);
     for (int i = 0; good && i < v.count; i++) {
         good = render_one(&v, i, opened, error);
@@ -174,7 +180,8 @@ static bool render_all(const cli_options *options, cli_output *out, const cli_op
         render_json_string(&out->line, "snapshot", opened->run.snapshot);
         render_json_string(&out->line, "out", folder);
         good = cli_event_send(out, error);
-        cli_result(out, "%d views in %s, %.2f s a view", v.count, folder,
+        char count[48];
+        cli_result(out, "%s in %s, %.2f s a view", cli_views_text(count, v.count, v.count), folder,
                    seconds / (v.count ? v.count : 1));
     }
     free(v.cameras), free(v.names);

@@ -172,6 +172,23 @@ bool cli_run_data(const cli_run *run, char folder[CLI_PATH_BYTES], ad_message *e
     return *folder || ad_fail(error, "%s: it does not say where the run's images are", name);
 }
 
+bool cli_run_done(const cli_run *run, int64_t step, double *psnr) {
+    char name[CLI_PATH_BYTES], *line = NULL;
+    size_t capacity = 0;
+    double steps;
+    bool found = false;
+    *psnr = NAN;
+    FILE *file = cli_path(name, run->path, "metrics.jsonl", NULL) ? fopen(name, "r") : NULL;
+    while (file && next_line(file, &line, &capacity)) {
+        if (!is_event(line, "done") || !render_json_get_number(line, "steps", &steps)) continue;
+        found = steps == (double)step;
+        if (!found || !render_json_get_number(line, "psnr", psnr)) *psnr = NAN;
+    }
+    if (file) fclose(file);
+    free(line);
+    return found;
+}
+
 bool cli_run_dataset_options(const cli_run *run, render_dataset_options *options,
                              ad_message *error) {
     ad_safetensors file = {0};

@@ -29,6 +29,8 @@ bool cli_folder_make(const char *path, ad_message *error); // with the folders a
 
 /* The folder of the run's images, as its metrics tell. */
 bool cli_run_data(const cli_run *run, char folder[CLI_PATH_BYTES], ad_message *error);
+/* True where a call has ended at this step; psnr: what it measured, NaN if nothing. */
+bool cli_run_done(const cli_run *run, int64_t step, double *psnr);
 /* How the run's images were read, as its snapshot tells. */
 bool cli_run_dataset_options(const cli_run *run, render_dataset_options *options,
                              ad_message *error);

@@ -1,7 +1,8 @@
 /* Training by the clock or by steps, with a line, a picture and a snapshot from time to time.
  *
- * Pictures and snapshots take their time from training, so the time between pictures grows with
- * what the last one cost: together they stay below one per cent. None of it changes what is
+ * Pictures and snapshots take their time from training: about one per cent of it. So pictures
+ * shrink with what they cost, and only where even the smallest would cost twice their share do they
+ * come more rarely, until the field has cleared (preview.c). None of it changes what is
  * trained: with --steps, nothing here that looks at the clock enters the model. */
 #include "cli/training.h"
 
@@ -36,7 +37,7 @@ bool cli_training_snapshot(cli_training *t, ad_message *error) {
 /* ---- lines */
 
 typedef struct pace { // when what comes next
-    double line, preview, snapshot;
+    double line, snapshot;
     double line_seconds; // of the last line
     int64_t line_step;
     uint64_t line_samples;
@@ -79,6 +80,17 @@ static double share_of(const cli_training *t, int64_t step) {
     return share < 1 ? share : 1;
 }
 
+static bool preview_due(const cli_training *t, double now) {
+    if (t->preview_interval <= 0) return false;
+    if (t->preview_at <= 0) { // the first one
+        double wait = fmin(t->preview_interval, PREVIEW_FIRST_SECONDS), passed = now - t->started;
+        bool emptied = t->progress.occupied < 0.95 || passed > PREVIEW_EMPTY_SECONDS;
+        return passed >= wait && emptied;
+    }
+    double least = fmin(CLI_PREVIEW_PIXELS, t->preview_pixels) * cli_training_pixel_cost(t);
+    return now - t->preview_at >= fmax(t->preview_interval, least / (2 * CLI_PREVIEW_SHARE));
+}
+
 static bool between_steps(cli_training *t, pace *p, int64_t step, ad_message *error) {
     double now = cli_clock();
     p->step_seconds = now - p->step_start;
@@ -86,12 +98,7 @@ static bool between_steps(cli_training *t, pace *p, int64_t step, ad_message *er
         if (!send_line(t, p, error)) return false;
         p->line = now + (t->seconds < 120 ? 1 : 5);
     }
-    bool emptied = t->progress.occupied < 0.95 || now - t->started > PREVIEW_EMPTY_SECONDS;
-    if (now >= p->preview && p->line_step > 0 && emptied) {
-        if (!cli_training_preview(t, error)) return false;
-        double least = CLI_PREVIEW_PIXELS * t->pixel_seconds; // the next one costs that or more
-        p->preview = now + fmax(t->preview_interval, least / CLI_PREVIEW_SHARE);
-    }
+    if (p->line_step > 0 && preview_due(t, now) && !cli_training_preview(t, error)) return false;
     if (now >= p->snapshot) {
         if (!cli_training_snapshot(t, error)) return false;
         p->snapshot = now + fmax(SNAPSHOT_SECONDS - 2 * p->step_seconds, 1);
@@ -105,13 +112,11 @@ static bool between_steps(cli_training *t, pace *p, int64_t step, ad_message *er
 }
 
 bool cli_training_run(cli_training *t, ad_message *error) {
-    render_trainer_read(t->trainer, &t->progress); // what a snapshot brought
-    int64_t step = t->progress.step, end = t->settings.steps;
+    int64_t first = t->step, step = first, end = t->settings.steps;
     if (t->stop_at > 0 && (end == 0 || t->stop_at < end)) end = t->stop_at;
     double now = cli_clock();
-    t->step = step, t->started = now, t->seconds = t->seconds_before;
+    t->started = now;
     pace p = {.line = now + 1, .snapshot = now + SNAPSHOT_SECONDS, .line_step = step,
-              .preview = now + fmin(t->preview_interval, PREVIEW_FIRST_SECONDS),
               .line_seconds = t->seconds, .line_samples = t->progress.samples,
               .line_rays = t->progress.rays};
     cli_progress_begin(&t->out.progress, stderr, t->out.quiet);
@@ -128,6 +133,6 @@ bool cli_training_run(cli_training *t, ad_message *error) {
     cli_progress_state last = {.share = share_of(t, step), .seconds = t->seconds, .step = step,
                                .loss = t->progress.loss, .psnr = t->progress.psnr,
                                .samples_per_second = p.samples_per_second};
-    cli_progress_end(&t->out.progress, step ? &last : NULL);
+    cli_progress_end(&t->out.progress, step > first ? &last : NULL);
     return cli_training_snapshot(t, error);
 }

@@ -205,8 +205,8 @@ bool render_cameras_load(render_camera **cameras, int *count, const char *path, 
         const render_lens *lens = &transforms.frames[i].lens;
         int w = lens->width ? lens->width : width, h = lens->height ? lens->height : height;
         if (w < 1 || h < 1)
-            done = ad_fail(error, "%s: frame %d: expected \"w\" and \"h\", found none (or give a "
-                           "size)", path, i);
+            done = ad_fail(error, "%s: frame %d: expected \"w\" and \"h\", found none; "
+                           "--size WxH says them", path, i);
         else
             done = render_transforms_camera(&(*cameras)[i], &transforms, i, w, h, error);
     }

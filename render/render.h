@@ -137,6 +137,8 @@ typedef struct render_scene {
 
 /* Chosen from cameras and images; every field may be overridden afterwards. */
 void render_scene_guess(render_scene *scene, const render_dataset *dataset);
+// Share of the training images' rays that pass the box beyond the near plane, by 289 of each.
+double render_scene_seen(const render_scene *scene, const render_dataset *dataset);
 
 /* ---- outputs ----------------------------------------------------------------------------- */
 

@@ -106,6 +106,13 @@ static void set_box(render_scene *scene, const double middle[3], double half) {
     }
 }
 
+/* Nobody means 0.20000000003. */
+static double four_digits(double value) {
+    char text[32];
+    snprintf(text, sizeof text, "%.4g", value);
+    return strtod(text, NULL);
+}
+
 /* Cameras side by side: a cube ahead of them, ten times as wide as they are spread. */
 static void box_ahead(render_scene *scene, const render_dataset *dataset) {
     double middle[3] = {0}, ahead[3] = {0}, o[3], v[3], spread = 0;
@@ -126,7 +133,7 @@ static void box_ahead(render_scene *scene, const render_dataset *dataset) {
     double length = sqrt(dot(ahead, ahead));
     for (int i = 0; i < 3; i++) middle[i] += (length > 0 ? ahead[i] / length : 0) * 4 * spread;
     set_box(scene, middle, 5.5 * spread);
-    scene->near_distance = 0.1 * spread;
+    scene->near_distance = four_digits(0.1 * spread);
     snprintf(scene->box_reason, sizeof scene->box_reason,
              "cameras look the same way: ahead of them, 11 times their spread of %.3g", spread);
     snprintf(scene->near_reason, sizeof scene->near_reason, "a tenth of the cameras' spread");
@@ -138,7 +145,7 @@ void render_scene_guess(render_scene *scene, const render_dataset *dataset) {
     bool around = dataset->count > 0 && common_point(dataset, middle);
     if (around) {
         survey(dataset, middle, &distance, &seen, &farthest);
-        scene->near_distance = NEAR_SHARE * distance;
+        scene->near_distance = four_digits(NEAR_SHARE * distance);
         snprintf(scene->near_reason, sizeof scene->near_reason,
                  "%.0f %% of the cameras' median distance of %.3g", 100 * NEAR_SHARE, distance);
     } else if (dataset->count > 0) {
@@ -177,4 +184,33 @@ void render_scene_guess(render_scene *scene, const render_dataset *dataset) {
     snprintf(scene->background_reason, sizeof scene->background_reason, "%s",
              dataset->has_alpha ? "the images have transparent pixels"
                                 : "the images have no transparent pixels");
+}
+
+/* ---- what is seen of a box */
+
+/* Does the ray pass the box, farther than the near plane from where it begins? */
+static bool passes(const double o[3], const double v[3], const render_scene *scene) {
+    double from = scene->near_distance, to = INFINITY;
+    for (int i = 0; i < 3; i++) {
+        double a = (scene->box_min[i] - o[i]) / v[i], b = (scene->box_max[i] - o[i]) / v[i];
+        if (v[i] != 0) from = fmax(from, fmin(a, b)), to = fmin(to, fmax(a, b));
+        else if (o[i] < scene->box_min[i] || o[i] > scene->box_max[i]) return false;
+    }
+    return from < to;
+}
+
+double render_scene_seen(const render_scene *scene, const render_dataset *dataset) {
+    enum { SIDE = 17 }; /* rays along each side of a picture */
+    int64_t rays = 0, passed = 0;
+    for (int n = 0; n < dataset->count; n++) {
+        const render_camera *camera = &dataset->frames[n].camera;
+        if (dataset->frames[n].split != RENDER_TRAIN) continue;
+        for (int i = 0; i < SIDE * SIDE; i++) {
+            double origin[3], direction[3];
+            render_camera_ray(camera, (i % SIDE + 0.5) / SIDE * camera->width,
+                              (i / SIDE + 0.5) / SIDE * camera->height, origin, direction);
+            rays++, passed += passes(origin, direction, scene);
+        }
+    }
+    return rays ? (double)passed / (double)rays : 0;
 }

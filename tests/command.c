@@ -3,6 +3,7 @@
 #include "tests/command.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 
 #include "cli/commands.h"
 
-enum { ARGUMENTS = 32 };
+enum { ARGUMENTS = 32, SIDE = COMMAND_SCENE_SIDE };
 
 const char command_gone[] = "|";
 
@@ -58,4 +59,50 @@ int command_finish(pid_t process) {
 char *command_words(const command_place *place, const char *name) {
     size_t size;
     return (char *)fixture_read(fixture_path(place->folder, name), &size);
+}
+
+void command_expect(const command_place *place, const char *line, int status, const char *word) {
+    int found = command_finish(command_start(place, line));
+    char *err = command_words(place, "err");
+    cr_assert_eq(found, status, "%s: exit status %d, expected %d: %s", line, found, status, err);
+    if (word) cr_assert_not_null(strstr(err, word), "%s: '%s' is not in: %s", line, word, err);
+    if (status) { // one sentence
+        char *end = strchr(err, '\n');
+        cr_assert(end && !end[1], "%s: more than one line: %s", line, err);
+    }
+    free(err);
+}
+
+/* ---- a scene */
+
+static void scene_text(const fixture_folder *folder, const char *name, int first, int count) {
+    char text[4096];
+    int used = snprintf(text, sizeof text, "{\"camera_angle_x\": 0.7, \"frames\": [");
+    for (int i = first; i < first + count; i++) {
+        double a = i * 0.9, c = cos(a), s = sin(a); // looks at the middle from a circle of 4
+        used += snprintf(text + used, sizeof text - (size_t)used,
+                         "%s{\"file_path\": \"v_%d\", \"transform_matrix\": [[%.9f,0,%.9f,%.9f],"
+                         "[%.9f,0,%.9f,%.9f],[0,1,0,0],[0,0,0,1]]}", i > first ? "," : "", i, -s, c,
+                         4 * c, c, s, 4 * s);
+    }
+    snprintf(text + used, sizeof text - (size_t)used, "]}");
+    fixture_text(folder, name, text);
+}
+
+void command_scene(fixture_folder *folder) {
+    uint8_t pixels[SIDE * SIDE * 4];
+    fixture_make(folder);
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        int x = i % SIDE - SIDE / 2, y = i / SIDE - SIDE / 2;
+        const uint8_t disc[4] = {200, (uint8_t)(20 * (i / SIDE)), 60, x * x + y * y < 20 ? 255 : 0};
+        memcpy(pixels + 4 * i, disc, 4);
+    }
+    for (int i = 0; i < 8; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "scene/v_%d.png", i);
+        fixture_png(folder, name, pixels, SIDE, SIDE, 4);
+    }
+    scene_text(folder, "scene/transforms_train.json", 0, 5);
+    scene_text(folder, "scene/transforms_val.json", 5, 1);
+    scene_text(folder, "scene/transforms_test.json", 6, 2);
 }

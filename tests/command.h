@@ -22,5 +22,12 @@ pid_t command_start(const command_place *place, const char *line);
 int command_finish(pid_t process);
 /* What is in a file of the folder, with a zero at the end; free(). */
 char *command_words(const command_place *place, const char *name);
+/* Runs the line to its end: its exit status, a word in its standard error (or NULL), and where it
+   fails one sentence there. */
+void command_expect(const command_place *place, const char *line, int status, const char *word);
+
+/* A fresh folder with a folder "scene" in it: eight pictures of a disc, 5 train, 1 val, 2 test. */
+enum { COMMAND_SCENE_SIDE = 12 };
+void command_scene(fixture_folder *folder);
 
 #endif

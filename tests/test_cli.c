@@ -19,43 +19,11 @@
 #include "cli/commands.h"
 #include "tests/command.h"
 
-enum { SIDE = 12 };
+enum { SIDE = COMMAND_SCENE_SIDE };
 
 static fixture_folder folder;
 
-/* ---- a scene */
-
-static void scene_text(const char *name, int first, int count) {
-    char text[4096];
-    int used = snprintf(text, sizeof text, "{\"camera_angle_x\": 0.7, \"frames\": [");
-    for (int i = first; i < first + count; i++) {
-        double a = i * 0.9, c = cos(a), s = sin(a); // looks at the middle from a circle of 4
-        used += snprintf(text + used, sizeof text - (size_t)used,
-                         "%s{\"file_path\": \"v_%d\", \"transform_matrix\": [[%.9f,0,%.9f,%.9f],"
-                         "[%.9f,0,%.9f,%.9f],[0,1,0,0],[0,0,0,1]]}", i > first ? "," : "", i, -s, c,
-                         4 * c, c, s, 4 * s);
-    }
-    snprintf(text + used, sizeof text - (size_t)used, "]}");
-    fixture_text(&folder, name, text);
-}
-
-static void scene_make(void) {
-    uint8_t pixels[SIDE * SIDE * 4];
-    fixture_make(&folder);
-    for (int i = 0; i < SIDE * SIDE; i++) {
-        int x = i % SIDE - SIDE / 2, y = i / SIDE - SIDE / 2;
-        const uint8_t disc[4] = {200, (uint8_t)(20 * (i / SIDE)), 60, x * x + y * y < 20 ? 255 : 0};
-        memcpy(pixels + 4 * i, disc, 4);
-    }
-    for (int i = 0; i < 8; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "scene/v_%d.png", i);
-        fixture_png(&folder, name, pixels, SIDE, SIDE, 4);
-    }
-    scene_text("scene/transforms_train.json", 0, 5);
-    scene_text("scene/transforms_val.json", 5, 1);
-    scene_text("scene/transforms_test.json", 6, 2);
-}
+static void scene_make(void) { command_scene(&folder); }
 
 static void scene_remove(void) { fixture_remove(&folder); }
 
@@ -70,15 +38,7 @@ static pid_t start(const char *line) { return command_start(&place, line); }
 static char *words_of(const char *name) { return command_words(&place, name); }
 
 static void expect(const char *line, int status, const char *word) {
-    int found = command_finish(start(line));
-    char *err = words_of("err");
-    cr_assert_eq(found, status, "%s: exit status %d, expected %d: %s", line, found, status, err);
-    if (word) cr_assert_not_null(strstr(err, word), "%s: '%s' is not in: %s", line, word, err);
-    if (status) { // one sentence
-        char *end = strchr(err, '\n');
-        cr_assert(end && !end[1], "%s: more than one line: %s", line, err);
-    }
-    free(err);
+    command_expect(&place, line, status, word);
 }
 
 static bool exists(const char *name) {
@@ -108,6 +68,11 @@ static bool reduced(void) {
 
 Test(cli, usage) {
     expect("frobnicate", 2, "no command 'frobnicate'");
+    expect("recontruct scene", 2, "did you mean 'reconstruct'");
+    expect("help evil", 2, "did you mean 'eval'");
+    expect("reconstruct scene --steps 5000000000", 2, "2147483647");
+    expect("reconstruct scene --preview never", 2, "or none");
+    expect("eval run --limit 0", 2, "expected a number");
     expect("reconstruct", 2, "which folder");
     expect("reconstruct scene another", 2, "one too many");
     expect("reconstruct scene --stepz 3", 2, "did you mean '--steps'");
@@ -133,7 +98,8 @@ Test(cli, usage) {
     static const char *const options[] = {
         "--out", "--field", "--preset", "--time", "--steps", "--stop-at", "--batch", "--rays",
         "--precision", "--downscale", "--hold-out", "--tolerate", "--background", "--box",
-        "--near", "--preview", "--resume", "--force", "--device", "--threads", "--seed", "--json",
+        "--near", "--limit", "--preview", "--resume", "--force", "--device", "--threads", "--seed",
+        "--json",
         "--quiet"};
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         cr_expect_not_null(strstr(text, options[i]), "%s", options[i]);
@@ -142,6 +108,8 @@ Test(cli, usage) {
     text = words_of("out");
     cr_expect_not_null(strstr(text, ADJOINT_VERSION));
     cr_expect_not_null(strstr(text, ad_build_text()));
+    cr_expect_null(strstr(text, " ,"), "%s", text);
+    cr_expect_null(strstr(text, "__"), "%s", text);
     free(text);
 }
 

@@ -121,3 +121,28 @@ Test(scene_guess, no_cameras_is_no_crash) {
     render_scene_guess(&scene, &dataset);
     expect_box(&scene, origin, 1.5, 1e-12);
 }
+
+Test(scene_guess, how_much_of_the_pictures_a_box_fills) {
+    render_frame frames[COUNT];
+    render_dataset dataset = {.frames = frames, .count = COUNT, .has_alpha = true,
+                              .field_of_view_only = true, .ngp_scale = 0.33};
+    ring(frames, origin, 4);
+    for (int n = 0; n < COUNT; n++) {
+        frames[n].camera.cx = frames[n].camera.cy = 50;
+        frames[n].split = RENDER_TRAIN;
+    }
+    render_scene scene;
+    render_scene_guess(&scene, &dataset);
+    cr_expect_eq(scene.near_distance, 0.2, "%.17g", scene.near_distance);
+    cr_expect_gt(render_scene_seen(&scene, &dataset), 0.9);
+    for (int i = 0; i < 3; i++) scene.box_min[i] = -0.1, scene.box_max[i] = 0.1;
+    double seen = render_scene_seen(&scene, &dataset);
+    cr_expect(seen > 0.002 && seen < 0.02, "%g", seen);
+    scene.near_distance = 6; // beyond the box
+    cr_expect_eq(render_scene_seen(&scene, &dataset), 0);
+    scene.near_distance = 0.2;
+    for (int i = 0; i < 3; i++) scene.box_min[i] = 90, scene.box_max[i] = 91;
+    cr_expect_eq(render_scene_seen(&scene, &dataset), 0);
+    for (int n = 0; n < COUNT; n++) frames[n].split = RENDER_TEST; // nothing to train on
+    cr_expect_eq(render_scene_seen(&scene, &dataset), 0);
+}

@@ -157,6 +157,7 @@ Test(transforms, cameras_alone) {
     ad_message error;
     const char *path = fixture_path(&folder, "path.json");
     cr_assert_not(render_cameras_load(&cameras, &count, path, 0, 0, &error));
+    cr_assert_not_null(strstr(error.text, "--size WxH"), "%s", error.text);
     cr_assert(strstr(error.text, "frame 0: expected \"w\" and \"h\""), "%s", error.text);
     cr_assert(render_cameras_load(&cameras, &count, path, 80, 60, &error), "%s", error.text);
     cr_assert(count == 2 && cameras[1].width == 80 && cameras[1].pose[2][3] == 4);

@@ -92,8 +92,12 @@ const char *ad_build_text(void) {
 #else
 #define SIMD_TEXT "baseline SIMD"
 #endif
-#ifdef __clang__
-    return "clang " __clang_version__ ", " SIMD_TEXT ", " THREADS_TEXT;
+#ifdef __clang__ // its __clang_version__ may end in a space, and say where it was built
+#define TEXT(number) #number
+#define TEXT_OF(number) TEXT(number)
+#define CLANG TEXT_OF(__clang_major__) "." TEXT_OF(__clang_minor__) \
+    "." TEXT_OF(__clang_patchlevel__)
+    return "clang " CLANG ", " SIMD_TEXT ", " THREADS_TEXT;
 #else
     return "gcc " __VERSION__ ", " SIMD_TEXT ", " THREADS_TEXT;
 #endif

@@ -1,0 +1,150 @@
+/* What a run says of itself and how it ends, as a user meets it: views measured, pictures made,
+ * runs that are at their end, boxes that nobody sees. The scene and the processes: command.h. */
+#define _GNU_SOURCE 1
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "render/render.h"
+#include "tests/command.h"
+
+#define SMALL "scene --preset fast --batch 1024 --rays 128 --seed 5 "
+
+static fixture_folder folder;
+static command_place place = {.folder = &folder};
+
+static void scene_make(void) { command_scene(&folder); }
+
+static void scene_remove(void) { fixture_remove(&folder); }
+
+TestSuite(cli_runs, .init = scene_make, .fini = scene_remove, .timeout = 300);
+
+static bool reduced(void) {
+    const char *size = getenv("ADJOINT_TEST_SIZE");
+    return size && strcmp(size, "reduced") == 0;
+}
+
+static char *words_of(const char *name) { return command_words(&place, name); }
+
+static void expect(const char *line, int status, const char *word) {
+    command_expect(&place, line, status, word);
+}
+
+static bool exists(const char *name) {
+    struct stat found;
+    return stat(fixture_path(&folder, name), &found) == 0;
+}
+
+static char *output_of(const char *line) {
+    expect(line, 0, NULL);
+    return words_of("out");
+}
+
+Test(cli_runs, an_orbit_keeps_pixels_square) {
+    expect("reconstruct " SMALL "--steps 1 --limit 0 --out run", 0, NULL);
+    expect("render run --orbit 1 --size 12x12 --out tall", 0, NULL);
+    expect("render run --orbit 1 --size 30x12 --what color,opacity --out wide", 0, NULL);
+    char *text = words_of("out");
+    cr_expect_eq(strncmp(text, "1 view in wide", 14), 0, "%s", text);
+    free(text);
+    render_image a = {0}, b = {0};
+    ad_message error = {{0}};
+    cr_assert(render_image_load(&a, fixture_path(&folder, "tall/orbit_0000.png"), NULL, &error)
+              && render_image_load(&b, fixture_path(&folder, "wide/orbit_0000.png"), NULL, &error),
+              "%s", error.text);
+    for (int y = 0; y < 12; y++) // the same picture with more to its sides
+        for (int i = 0; i < 48; i++) {
+            int one = a.pixels[y * 48 + i], other = b.pixels[y * 120 + 36 + i];
+            cr_assert(abs(one - other) <= 1, "row %d, %d: %d and %d", y, i, one, other);
+        }
+    render_image_free(&a), render_image_free(&b);
+}
+
+Test(cli_runs, what_info_says_applied) {
+    expect("reconstruct " SMALL "--steps 1 --limit 0 --out run", 0, NULL);
+    char *text = output_of("info run --json");
+    static const char *const members[] = {"\"seed\":5,", "\"downscale\":1,", "\"hold_out\":8,",
+        "\"tolerate\":10}", "\"cascades\":1,", "\"batch\":1024,", "\"step_rays\":128,",
+        "\"near\":0.2,", "\"learning_rate\":"};
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++)
+        cr_expect_not_null(strstr(text, members[i]), "%s: %s", members[i], text);
+    free(text);
+    text = output_of("info run");
+    cr_expect_not_null(strstr(text, "1024 samples, at most 128 rays, rate "));
+    cr_expect_not_null(strstr(text, "downscale 1, hold-out 8, tolerate 10 %"));
+    cr_expect_not_null(strstr(text, "1 cascade\n"));
+    free(text);
+}
+
+/* ---- measuring */
+
+Test(cli_runs, as_many_views_are_measured_as_asked_for) {
+    char *text = output_of("reconstruct " SMALL "--steps 1 --limit 1 --json --out run");
+    cr_expect_not_null(strstr(text, "\"images\":1,\"split_images\":2,"), "%s", text);
+    free(text);
+    text = output_of("reconstruct " SMALL "--steps 1 --limit 1 --quiet --force --out run");
+    cr_expect(strncmp(text, "PSNR ", 5) == 0 && strstr(text, "(1 of 2 views, "), "%s", text);
+    free(text);
+    text = words_of("err");
+    cr_expect_str_eq(text, "");
+    free(text);
+    text = output_of("reconstruct " SMALL "--steps 1 --limit 0 --json --force --out run");
+    cr_expect_null(strstr(text, "\"event\":\"eval\""), "%s", text);
+    cr_expect_not_null(strstr(text, "\"psnr\":null,\"finished\":true,"), "%s", text);
+    free(text);
+    text = output_of("eval run --limit 1");
+    cr_expect_not_null(strstr(text, "(1 of 2 views, "), "%s", text);
+    free(text);
+}
+
+Test(cli_runs, a_run_at_its_end_is_left_as_it_is) {
+    expect("reconstruct " SMALL "--steps 2 --out run", 0, NULL);
+    char *report = words_of("run/report.html");
+    cr_expect_not_null(strstr(report, "--steps 2 --batch 1024 --rays 128 --seed 5<"));
+    cr_expect_null(strstr(report, "--resume"));
+    unlink(fixture_path(&folder, "run/report.html"));
+    free(report);
+    expect("reconstruct scene --resume --out run", 0, "finished: 2 of 2 steps");
+    char *err = words_of("err");
+    cr_expect_not_null(strstr(err, "--seed 5 --force"), "%s", err);
+    cr_expect_null(strstr(err, "loss"), "%s", err);
+    cr_expect(!exists("run/report.html"));
+    free(err);
+    // Measured it was not: that is made up for.
+    expect("reconstruct " SMALL "--steps 2 --limit 0 --force --out run", 0, NULL);
+    expect("reconstruct scene --resume --out run", 0, "measuring 2 held-out views");
+    cr_expect(exists("run/report.html"));
+    err = words_of("err");
+    cr_expect_null(strstr(err, "loss"), "%s", err);
+    free(err);
+}
+
+Test(cli_runs, a_box_that_no_ray_meets) {
+    expect("reconstruct " SMALL "--steps 1 --box=90,90,90,91,91,91 --out run", 1,
+           "no ray meets the box 90,90,90,91,91,91");
+    cr_expect(!exists("run/snapshot.safetensors"));
+    expect("reconstruct " SMALL "--steps 1 --near 50 --out run", 1, "near distance 50");
+    expect("reconstruct " SMALL "--steps 1 --limit 0 --box=0,0,0,0.05,0.05,0.05 --out run", 0,
+           "of the rays meet the box");
+}
+
+// Pictures in RUN/preview.
+static int previews(void) {
+    int count = 0;
+    DIR *listed = opendir(fixture_path(&folder, "run/preview"));
+    for (struct dirent *entry; listed && (entry = readdir(listed));)
+        count += strncmp(entry->d_name, "step_", 5) == 0;
+    if (listed) closedir(listed);
+    return count;
+}
+
+Test(cli_runs, pictures_come_as_asked_for) {
+    expect("reconstruct " SMALL "--time 2s --limit 0 --preview none --out run", 0, NULL);
+    cr_expect_eq(previews(), 0, "%d", previews());
+    if (reduced()) return; // the first one waits for the occupancy grid
+    expect("reconstruct " SMALL "--time 6s --limit 0 --preview 0.5s --force --out run", 0, NULL);
+    cr_expect_geq(previews(), 2, "%d", previews());
+}
