@@ -75,6 +75,7 @@ bool harness_gradient(harness *h, const harness_case *c, ad_tensor *in, ad_tenso
                       unsigned flags);
 
 // Reports |got - expected| > tolerance with operation, case, operand and index; true if near.
+enum { HARNESS_PRODUCT = -1 }; // no operand: got and expected are two inner products
 bool harness_near(harness *h, const harness_case *c, int operand, int64_t index, double got,
                   double expected, double tolerance);
 // Two tensors within tolerance times the largest magnitude of `expected` (at least `scale`).

@@ -214,8 +214,12 @@ bool harness_near(harness *h, const harness_case *c, int operand, int64_t index,
     h->checks++;
     if (got == expected || (isnan(got) && isnan(expected))) return true;
     if (fabs(got - expected) <= tolerance) return true;
-    harness_fault(h, c, "operand %d, element %lld: %.12g where %.12g was expected (within %.2g)",
-                  operand, (long long)index, got, expected, tolerance);
+    if (operand == HARNESS_PRODUCT)
+        harness_fault(h, c, "<J v, w> is %.12g and <v, J' w> is %.12g (within %.2g)", got, expected,
+                      tolerance);
+    else
+        harness_fault(h, c, "operand %d, element %lld: %.12g where %.12g was expected "
+                      "(within %.2g)", operand, (long long)index, got, expected, tolerance);
     return false;
 }
 

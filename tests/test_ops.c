@@ -159,17 +159,34 @@ bool harness_exempt(const ad_op *op, const char *what) {
     return has;
 }
 
+// ADJOINT_TEST_OP asks for one operation: how many there are of that name, or all without one.
+static int chosen(const char *only, const ad_op **some) {
+    int count = 0;
+    for (int i = 0; i < OPERATIONS; i++)
+        if (!only || !strcmp(only, operations[i]->name)) some[count++] = operations[i];
+    return count;
+}
+
+Test(ops, one_can_be_asked_for_by_name) {
+    const ad_op *some[OPERATIONS];
+    cr_assert_eq(chosen(NULL, some), OPERATIONS);
+    cr_assert(chosen("erf", some) == 1 && !strcmp(some[0]->name, "erf"));
+    cr_assert_eq(chosen("efr", some), 0);
+}
+
 Test(ops, every_operation_passes_the_harness, .timeout = 600) {
     const char *size = getenv("ADJOINT_TEST_SIZE"), *only = getenv("ADJOINT_TEST_OP");
     harness_count all = {0};
     long faults = 0, checks = 0, kinks = 0;
     int holes = 0;
+    const ad_op *some[OPERATIONS];
+    int operation_count = chosen(only, some);
+    cr_assert(operation_count, "ADJOINT_TEST_OP: no such operation: '%s'", only ? only : "");
     fprintf(stderr, "%-20s", "operation");
     for (int k = 0; k < HARNESS_CATEGORIES; k++) fprintf(stderr, " %.6s", harness_names[k]);
     fprintf(stderr, "  planted caught\n");
-    for (int i = 0; i < OPERATIONS; i++) {
-        const ad_op *op = operations[i];
-        if (only && strcmp(only, op->name)) continue;
+    for (int i = 0; i < operation_count; i++) {
+        const ad_op *op = some[i];
         harness h = {.ctx = ad_open(&(ad_options){.threads = 2, .seed = 5, .poison = true}),
                      .reduced = size && !strcmp(size, "reduced")};
         bool skip[HARNESS_CATEGORIES];
@@ -200,7 +217,8 @@ Test(ops, every_operation_passes_the_harness, .timeout = 600) {
     }
     fprintf(stderr, "%d operations, %ld comparisons, %ld faults, %d holes, %ld kinks passed over\n"
             "wrong rules: %ld planted, %ld caught (%ld more have no effect, for a named reason)\n",
-            OPERATIONS, checks, faults, holes, kinks, all.planted, all.caught, all.without_effect);
+            operation_count, checks, faults, holes, kinks, all.planted, all.caught,
+            all.without_effect);
     cr_assert_eq(faults, 0, "%ld faults", faults);
     cr_assert_eq(holes, 0, "%d categories did not run and have no reason", holes);
     cr_assert_eq(all.planted, all.caught);

@@ -9,6 +9,8 @@
  *                   .c file (load_x.c and load_x_part.c count as one); vulkan.h in
  *                   autodiff/vulkan, intrinsics in autodiff/cpu, omp.h nowhere
  *   the library     neither prints nor ends the process
+ *   every ad_op     but static ones is in an ops.def, where the test harness finds it, or named
+ *                   below with a reason
  *   every .c        is in a list that build.zig reads, and every shader has the .c it repeats
  *
  * The reading is line by line with comments and strings blanked out, which is enough for sources
@@ -37,18 +39,44 @@ static struct {
 } foreign[] = {{"png.h", ""},           {"jpeglib.h", ""}, {"libexif/", ""}, {"cjson/", ""},
                {"cJSON.h", ""},         {"igraph", ""}};
 
+/* Operations that no ops.def names, and what tests them instead. */
+static const char *const outside_harness[][2] = {
+    {"ad_op_fixed_point", "its rules repeat a step of the caller: tests/test_implicit.c"},
+    {"ad_op_sgd", "an optimiser step: tests/test_optimizer.c"},
+    {"ad_op_adam", "an optimiser step: tests/test_optimizer.c"},
+    {"ad_op_ema", "an optimiser step: tests/test_optimizer.c"},
+    {"ad_op_clip", "an optimiser step: tests/test_optimizer.c"},
+    {"ad_op_gate_begin", "loss scaling: tests/test_optimizer.c"},
+    {"ad_op_gate_check", "loss scaling: tests/test_optimizer.c"},
+    {"ad_op_scale_update", "loss scaling: tests/test_optimizer.c"},
+    {"render_op_cull", "marks and counts, no derivative: tests/test_cull.c"},
+    {"render_op_march", "places samples, no derivative: tests/test_march.c"}};
+
+/* Every operation that is defined and every line of an ops.def. */
+enum { OPERATIONS_MAX = 1024 };
+static struct {
+    char name[80], path[PATH_BYTES];
+    int line;
+    bool listed; // a line of an ops.def, else a definition
+} operations[OPERATIONS_MAX];
+static int operation_count;
+
 static int complaints, file_count, aim_count;
-static char aims[65536];
+static char aims[65536], complaint_text[65536]; // said at the end, complaints last
 
 static void complain(const char *path, int line, const char *format, ...)
 {
+    size_t used = strlen(complaint_text), room = sizeof complaint_text;
+    char place[16] = "";
+    if (line > 0) snprintf(place, sizeof place, ":%d", line);
+    snprintf(complaint_text + used, room - used, "%s%s: ", path, place);
+    used = strlen(complaint_text);
     va_list list;
     va_start(list, format);
-    if (line > 0) printf("%s:%d: ", path, line);
-    else printf("%s: ", path);
-    vprintf(format, list);
-    putchar('\n');
+    vsnprintf(complaint_text + used, room - used, format, list);
     va_end(list);
+    used = strlen(complaint_text);
+    snprintf(complaint_text + used, room - used, "\n");
     complaints++;
 }
 
@@ -203,6 +231,58 @@ static void check_calls(const char *path, int number, const char *code)
             complain(path, number, "%s: the library neither prints nor ends the process", never[i]);
 }
 
+/* ---- operations ----------------------------------------------------------------------------- */
+
+/* A definition `const ad_op NAME = ...` (a static one is a part of an operation's rule), a line of
+ * elementwise.def, which makes ad_op_ and its first word, or a line of an ops.def. */
+static void note_operation(const char *path, int number, const char *code)
+{
+    bool definitions = ends(path, ".def"), listed = ends(path, "ops.def");
+    if (!in_library(path) || operation_count == OPERATIONS_MAX) return;
+    if (definitions) {
+        if (!starts(code, listed ? "AD_OP(" : "AD_")) return;
+        code += strspn(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+        if (*code++ != '(') return;
+    } else {
+        if (!starts(code, "const ad_op ")) return;
+        code += strlen("const ad_op ");
+    }
+    int length = 0;
+    while (isalnum((unsigned char)code[length]) || code[length] == '_') length++;
+    if (!length) return;
+    snprintf(operations[operation_count].name, sizeof operations->name, "%s%.*s",
+             definitions && !listed ? "ad_op_" : "", length, code);
+    snprintf(operations[operation_count].path, PATH_BYTES, "%s", path);
+    operations[operation_count].line = number;
+    operations[operation_count++].listed = listed;
+}
+
+static int find_operation(const char *name, bool listed)
+{
+    for (int i = 0; i < operation_count; i++)
+        if (operations[i].listed == listed && !strcmp(operations[i].name, name)) return i;
+    return -1;
+}
+
+static void check_operations(void)
+{
+    for (int i = 0; i < operation_count; i++) {
+        const char *name = operations[i].name;
+        bool known = operations[i].listed || find_operation(name, true) >= 0;
+        for (size_t j = 0; j < sizeof outside_harness / sizeof *outside_harness; j++)
+            known = known || !strcmp(outside_harness[j][0], name);
+        if (!known)
+            complain(operations[i].path, operations[i].line,
+                     "%s is in no ops.def: the test harness passes it over", name);
+    }
+    for (size_t j = 0; j < sizeof outside_harness / sizeof *outside_harness; j++) {
+        const char *name = outside_harness[j][0];
+        if (find_operation(name, true) >= 0 || find_operation(name, false) < 0)
+            complain("tests/tidy.c", 0, "%s: listed or gone, and still called an exception", name);
+    }
+    if (operation_count == OPERATIONS_MAX) complain("tests/tidy.c", 0, "too many operations");
+}
+
 /* ---- files ---------------------------------------------------------------------------------- */
 
 static void end_function(const char *path, int start, int lines)
@@ -238,6 +318,7 @@ static void check_file(const char *path)
         if (!inside) check_include(path, number, line);
         blank_out(line, &inside);
         check_calls(path, number, line);
+        note_operation(path, number, line);
 
         // A function's head starts in column 0 with a name; its body with a brace after ")".
         size_t length = strlen(line);
@@ -340,8 +421,10 @@ static void walk(const char *folder)
 int main(void)
 {
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) walk(folders[i]);
+    check_operations();
     if (file_count == 0) complain("tidy", 0, "no source found: not the root of the repository?");
     if (aim_count) printf("tidy: over an aim, below the limit:\n%s", aims);
+    printf("%s", complaint_text);
     printf("tidy: %d files, %d complaints: %s\n", file_count, complaints,
            complaints ? "failed" : "passed");
     return complaints ? 1 : 0;
