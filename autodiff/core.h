@@ -198,6 +198,7 @@ static inline ad_record *ad_record_at(const ad_context *ctx, uint32_t slot) {
 static inline ad_tensor ad_handle(ad_context *ctx, uint32_t slot) {
     return (ad_tensor){slot, ad_record_at(ctx, slot)->generation, ctx};
 }
+ad_tensor ad_gradient_for(ad_context *ctx, ad_tensor parameter, const char *who); // ad_gradient
 void ad_record_refuse(ad_context *ctx, ad_tensor x, const char *who); // says what is wrong with x
 // The record of a handle that is good; NULL and an error.
 static inline ad_record *ad_record_of(ad_context *ctx, ad_tensor x, const char *who) {

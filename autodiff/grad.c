@@ -39,7 +39,7 @@ bool ad_grad_add(ad_context *ctx, ad_tensor y, int n, const ad_tensor *parameter
     ad_tensor dy = {0};
     if (!ad_ready(ctx) || !seed_of(ctx, y, &dy, "ad_grad_add")) return false;
     for (int i = 0; i < n; i++) // made before the sweep, which must find their slots in place
-        if (!ad_gradient(ctx, parameters[i]).slot) return false;
+        if (!ad_gradient_for(ctx, parameters[i], "ad_grad_add").slot) return false;
     if (!(flags & AD_GRAD_KEEP)) flags |= AD_GRAD_RELEASE;
     return ad_grad_many(ctx, 1, &y, &dy, n, parameters, NULL, true,
                         flags & ~(unsigned)AD_GRAD_RECORD);

@@ -34,7 +34,8 @@ static ad_tensor state_like(ad_context *ctx, ad_tensor x, const char *what, ad_t
     return state;
 }
 
-static ad_optimizer *open(ad_context *ctx, const ad_tensor *parameters, int count, double rate) {
+static ad_optimizer *open(ad_context *ctx, const ad_tensor *parameters, int count, double rate,
+                          const char *who) {
     if (!ad_ready(ctx)) return NULL;
     ad_optimizer *o = ad_host_allocate(ctx, sizeof *o);
     moments *entries = ad_host_allocate(ctx, (size_t)(count > 0 ? count : 1) * sizeof *entries);
@@ -48,7 +49,7 @@ static ad_optimizer *open(ad_context *ctx, const ad_tensor *parameters, int coun
     ctx->optimizers = o;
     for (int i = 0; i < count; i++) {
         entries[i].parameter = parameters[i];
-        ad_gradient(ctx, parameters[i]); // says so where it is not a parameter
+        ad_gradient_for(ctx, parameters[i], who); // says so where it is not a parameter
     }
     ad_tensor initial = ad_scalar(ctx, AD_F32, rate);
     o->rate = ad_state(ctx, "learning_rate", initial);
@@ -60,7 +61,7 @@ ad_optimizer *ad_sgd(ad_context *ctx, const ad_tensor *parameters, int count,
                      const ad_sgd_options *options) {
     ad_sgd_options given = options ? *options : (ad_sgd_options){0};
     if (given.learning_rate == 0) given.learning_rate = 1e-2;
-    ad_optimizer *o = open(ctx, parameters, count, given.learning_rate);
+    ad_optimizer *o = open(ctx, parameters, count, given.learning_rate, "ad_sgd");
     if (!o) return NULL;
     o->sgd = given;
     for (int i = 0; i < count && given.momentum != 0; i++)
@@ -78,7 +79,7 @@ ad_optimizer *ad_adam(ad_context *ctx, const ad_tensor *parameters, int count,
     if (given.beta1 == 0) given.beta1 = 0.9;
     if (given.beta2 == 0) given.beta2 = 0.999;
     if (given.epsilon == 0) given.epsilon = 1e-8;
-    ad_optimizer *o = open(ctx, parameters, count, given.learning_rate);
+    ad_optimizer *o = open(ctx, parameters, count, given.learning_rate, "ad_adam");
     if (!o) return NULL;
     o->adam = true, o->options = given;
     for (int i = 0; i < count && ad_ready(ctx); i++) {
@@ -162,7 +163,7 @@ ad_tensor ad_clip_norm(ad_context *ctx, int count, const ad_tensor *parameters, 
     ad_tensor squares = {0}, none[1];
     ad_no_grad_begin(ctx);
     for (int i = 0; i < count; i++) {
-        ad_tensor g = ad_gradient(ctx, parameters[i]);
+        ad_tensor g = ad_gradient_for(ctx, parameters[i], "ad_clip_norm");
         ad_tensor square = ad_sum(ctx, ad_square(ctx, g), AD_ALL_AXES, false);
         squares = i ? ad_add(ctx, squares, square) : square;
     }

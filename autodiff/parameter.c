@@ -78,10 +78,14 @@ const char *ad_name(ad_context *ctx, ad_tensor x) {
 }
 
 ad_tensor ad_gradient(ad_context *ctx, ad_tensor parameter) {
-    ad_record *record = ad_record_of(ctx, parameter, "ad_gradient");
+    return ad_gradient_for(ctx, parameter, "ad_gradient");
+}
+
+ad_tensor ad_gradient_for(ad_context *ctx, ad_tensor parameter, const char *who) {
+    ad_record *record = ad_record_of(ctx, parameter, who);
     if (!record) return (ad_tensor){0};
     if (!(record->flags & AD_REC_PARAMETER) || !(record->flags & AD_REC_TRACKED)) {
-        ad_raise(ctx, "ad_gradient: the tensor is not a parameter");
+        ad_raise(ctx, "%s: the tensor is not a parameter", who);
         return (ad_tensor){0};
     }
     ad_named *entry = &ctx->names[record->name - 1];

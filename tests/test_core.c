@@ -331,6 +331,32 @@ Test(core, no_grad_records_nothing) {
     ad_close(ctx);
 }
 
+// The function in the sentence is the one that was called.
+Test(core, errors_name_the_function_called) {
+    ad_context *ctx = open_context();
+    ad_tensor x = ad_ones(ctx, 2, 3), y = ad_sum(ctx, ad_watch(ctx, x), AD_ALL_AXES, false);
+    ad_tensor none = {0};
+    ad_adam(ctx, &x, 1, NULL);
+    expect_error(ctx, "ad_adam: the tensor is not a parameter");
+    ad_sgd(ctx, &x, 1, NULL);
+    expect_error(ctx, "ad_sgd: the tensor is not a parameter");
+    ad_clip_norm(ctx, 1, &x, 1);
+    expect_error(ctx, "ad_clip_norm: the tensor is not a parameter");
+    ad_grad_add(ctx, y, 1, &x, 0);
+    expect_error(ctx, "ad_grad_add: the tensor is not a parameter");
+    ad_gradient(ctx, x);
+    expect_error(ctx, "ad_gradient: the tensor is not a parameter");
+    ad_linear(ctx, x, ad_ones(ctx, 3, 2), none);
+    expect_error(ctx, "linear (operation");
+    ad_dense(ctx, x, ad_ones(ctx, 3, 2), none, AD_RELU);
+    expect_error(ctx, "dense (operation");
+    ad_sum(ctx, x, AD_AXIS(0) | AD_AXIS(5), false);
+    expect_error(ctx, "sum: there is no axis 5 in a tensor of rank 2");
+    ad_logsumexp(ctx, x, AD_AXIS(2), false);
+    expect_error(ctx, "logsumexp: there is no axis 2 in a tensor of rank 2");
+    ad_close(ctx);
+}
+
 Test(core, parameters_made_inside_a_scope_live_on) {
     ad_context *ctx = open_context();
     ad_tensor w[3], g;

@@ -16,6 +16,16 @@ static inline int ad_axis_from_front(ad_context *ctx, const char *who, ad_tensor
     return -1;
 }
 
+// For a mask of axes: false and an error where one reaches beyond the tensor.
+static inline bool ad_axes_exist(ad_context *ctx, const char *who, unsigned axes, int rank) {
+    int axis = rank;
+    if (axes == AD_ALL_AXES || axes >> rank == 0) return true;
+    while (!(axes >> axis & 1)) axis++;
+    ad_raise(ctx, "%s: there is no axis %d in a tensor of rank %d (AD_AXIS counts from the front)",
+             who, axis, rank);
+    return false;
+}
+
 // The sizes before, at and behind an axis.
 typedef struct ad_along {
     int64_t outer, size, inner;

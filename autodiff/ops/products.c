@@ -173,7 +173,7 @@ static ad_product dense_product(const dense_attributes *attributes, const ad_vie
                         .relu = attributes->activation == AD_RELU};
 }
 
-static void dense_infer(ad_infer *call) {
+static void dense_shapes(ad_infer *call) {
     const dense_attributes *attributes = call->attributes;
     const ad_view *x = &call->input[X], *w = &call->input[WEIGHT];
     ad_view *y = &call->output[0];
@@ -201,6 +201,15 @@ static void dense_infer(ad_infer *call) {
     call->workspace = ad_product_workspace(&product, ad_threads(call->ctx));
     call->saved_inputs = 1u << X | 1u << WEIGHT;
     call->saved_outputs = attributes->activation == AD_RELU;
+}
+
+static void dense_infer(ad_infer *call) {
+    static const ad_op linear = {.name = "linear"}; // in sentences: what the caller wrote
+    const dense_attributes *attributes = call->attributes;
+    const ad_op *op = call->op;
+    if (attributes->activation == AD_LINEAR) call->op = &linear;
+    dense_shapes(call);
+    call->op = op;
 }
 
 static void dense_cpu(const ad_launch *launch) {

@@ -31,11 +31,7 @@ static void reduce_infer(ad_infer *call) {
     const ad_view *x = &call->input[0];
     ad_view *y = &call->output[0];
     y->type = x->type, y->rank = 0;
-    if (c->axes != AD_ALL_AXES && c->axes >> x->rank) {
-        ad_infer_fail(call, "the axes 0x%x reach beyond a tensor of rank %d", (unsigned)c->axes,
-                      x->rank);
-        return;
-    }
+    if (!ad_axes_exist(call->ctx, call->op->name, c->axes, x->rank)) return;
     for (int i = 0; i < x->rank; i++) {
         bool reduced = c->axes >> i & 1;
         if (!reduced || c->keep) y->size[y->rank++] = reduced ? 1 : x->size[i];

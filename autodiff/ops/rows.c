@@ -240,11 +240,7 @@ ad_tensor ad_softmax(ad_context *ctx, ad_tensor x, int axis) {
 ad_tensor ad_logsumexp(ad_context *ctx, ad_tensor x, unsigned axes, bool keep) {
     if (ad_failed(ctx) || ad_is_null(x)) return ad_apply1(ctx, &ad_op_logsumexp, 1, &x, NULL);
     ad_shape shape = ad_shape_of(ctx, x), result = {0};
-    if (axes != AD_ALL_AXES && axes >> shape.rank) {
-        ad_raise(ctx, "logsumexp: the axes 0x%x reach beyond a tensor of rank %d", axes,
-                 shape.rank);
-        return (ad_tensor){0};
-    }
+    if (!ad_axes_exist(ctx, "logsumexp", axes, shape.rank)) return (ad_tensor){0};
     // As (kept, reduced), with the reduced axes last.
     int order[AD_RANK_MAX], at = 0;
     int64_t size[2] = {1, 1};
