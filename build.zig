@@ -30,7 +30,7 @@ const bench = sources("bench", @embedFile("bench/SOURCES"));
 const scenes = sources("scenes", @embedFile("scenes/SOURCES"));
 
 const library_sources = autodiff ++ render;
-const public_headers = .{ "autodiff/autodiff.h", "render/render.h" };
+const public_headers = .{ "autodiff/autodiff.h", "autodiff/save.h", "render/render.h" };
 const main_source = "cli/main.c";
 
 /// Warnings are errors, so that the same text is clean on every machine. File signatures are arrays
@@ -247,7 +247,7 @@ const pkg_config_text =
     \\includedir=${prefix}/include
     \\
     \\Name: adjoint
-    \\Description: Reverse-mode automatic differentiation, radiance fields and graphs
+    \\Description: Reverse-mode automatic differentiation and radiance fields
     \\Version:
 ++ " " ++ version ++ "\n" ++
     \\Requires: libpng libjpeg libexif libcjson zlib
