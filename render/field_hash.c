@@ -12,7 +12,9 @@
 enum { TABLE, DENSITY_1, DENSITY_2, COLOUR_1, COLOUR_2, COLOUR_3 };   // parameters
 enum { OCCUPANCY_VALUE, OCCUPANCY_BITS };                             // states
 enum { GEOMETRY = 16, HARMONICS_DEGREE = 4, HARMONICS = 16, RESOLUTION = 128, SWEEP = 1 << 16 };
-enum { CANDIDATES = 3 }; // room for so many times the samples that are kept
+// While training a ray's first FRONT candidates are asked for their densities, then the rest of the
+// rays that are still lit; for either there is room for so many times the samples that are kept.
+enum { FRONT = 10, CANDIDATES = 2 };
 
 // Samples behind this carry no weight: rays end there.
 static const double stop_transmittance = 1e-4;
@@ -87,26 +89,54 @@ static void shade(render_model *model, ad_tensor directions, ad_tensor features,
     traced->rays = at->rays, traced->count = at->count, traced->samples = *at;
 }
 
+// One piece of each ray: its candidates with their features, and of them those that light reaches.
+typedef struct piece {
+    render_samples samples;
+    render_culled culled;
+    ad_tensor features;      // (candidates, levels features)
+} piece;
+
+static piece find_piece(render_model *model, ad_tensor origins, ad_tensor directions,
+                        ad_tensor live, const render_march_options *march, ad_tensor tau,
+                        int64_t capacity) {
+    ad_context *ctx = model->ctx;
+    render_samples candidates;
+    piece p;
+    render_march(ctx, origins, directions, model->states[OCCUPANCY_BITS], live, march,
+                 &candidates);
+    ad_tensor points = render_points(ctx, origins, directions, candidates.t, candidates.offsets);
+    p.features = features_of(model, points, candidates.count);
+    render_cull_options cull = {.stop = stop_transmittance, .capacity = capacity,
+                                .most = march->most, .tau = tau};
+    render_cull(ctx, density_of(model, p.features, candidates.count), &candidates, &cull,
+                &p.samples, &p.culled);
+    return p;
+}
+
 static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directions,
                        ad_tensor live, int64_t capacity, bool training, render_traced *traced) {
     ad_context *ctx = model->ctx;
     const render_settings *s = &model->settings;
-    render_march_options march = marching(model, CANDIDATES * capacity);
-    render_samples candidates, at;
-    march.jitter = training;
-    render_march(ctx, origins, directions, model->states[OCCUPANCY_BITS], live, &march,
-                 &candidates);
+    int64_t candidates = CANDIDATES * capacity;
+    render_march_options march = marching(model, candidates);
+    uint32_t draw = 0;
+    march.jitter = training, march.draw = &draw;
     // Densities alone say how far light gets; only what it reaches is worth the rest.
     ad_no_grad_begin(ctx);
-    ad_tensor points = render_points(ctx, origins, directions, candidates.t, candidates.offsets);
-    ad_tensor known = features_of(model, points, candidates.count), rows;
-    render_cull(ctx, density_of(model, known, candidates.count), &candidates, stop_transmittance,
-                capacity, &at, &rows);
+    march.most = FRONT;
+    piece front = find_piece(model, origins, directions, live, &march, (ad_tensor){0}, capacity);
+    march.most = 0, march.from = front.culled.from;
+    piece back = find_piece(model, origins, directions, front.samples.rays, &march,
+                            front.culled.tau, capacity);
+    render_samples at;
+    ad_tensor rows;
+    render_join_samples(ctx, &front.samples, front.culled.rows, &back.samples, back.culled.rows,
+                        candidates, capacity, &at, &rows);
     ad_no_grad_end(ctx);
-    points = render_points(ctx, origins, directions, at.t, at.offsets);
-    shade(model, directions, render_hash_grid_known(ctx, points, model->parameters[TABLE],
-                                                    at.count, known, rows, &s->grid),
-          &at, traced);
+    ad_tensor points = render_points(ctx, origins, directions, at.t, at.offsets);
+    ad_tensor features = render_hash_grid_known(ctx, points, model->parameters[TABLE], at.count,
+                                                front.features, back.features, rows, &s->grid);
+    shade(model, directions, features, &at, traced);
     if (!training || s->distortion_loss <= 0) return;
     ad_tensor spread = render_distortion(ctx, traced->pixels.weight, at.t, at.delta, at.offsets);
     ad_tensor rays = ad_cast(ctx, ad_maximum(ctx, at.rays, ad_scalar(ctx, AD_U32, 1)), AD_F32);

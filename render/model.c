@@ -32,8 +32,7 @@ bool render_settings_fill(render_settings *s, ad_message *error) {
         return ad_fail(error, "unknown field '%s': expected hash or mlp", s->field);
     render_settings reference = *row; // of the reference field: the paper's numbers
     if (strcmp(s->field, "mlp") == 0) {
-        reference.width = 256, reference.march_steps = 192, reference.rays = row->rays / 512;
-        reference.batch = row->batch / 2; // traced at once: layers are wide
+        reference.width = 256, reference.march_steps = 192, reference.rays = row->rays / 256;
         reference.learning_rate = 5e-4, reference.learning_rate_end = 5e-5;
         row = &reference;
     }

@@ -263,7 +263,8 @@ typedef struct render_march_options {
     int64_t capacity;      // samples
     bool jitter;
     int most;              // samples a ray; 0: 2048
-    ad_tensor from;        // (rays): only the samples behind this t (without jitter); null: all
+    ad_tensor from;        // (rays): only the samples behind this t; null: all
+    uint32_t *draw;        // jitter: which; 0: a new one, whose number is left here. NULL: a new one
 } render_march_options;
 typedef struct render_samples {
     ad_tensor t, delta;    // (capacity)
@@ -286,9 +287,25 @@ bool render_importance(ad_context *ctx, const render_samples *coarse, ad_tensor 
                        int more, bool jitter, render_samples *samples);
 
 // Of each ray's candidates those in front of the point where the transmittance falls below stop;
-// sigma (n): the candidates' densities. rows (capacity) u32: which candidate each sample was.
-bool render_cull(ad_context *ctx, ad_tensor sigma, const render_samples *candidates, double stop,
-                 int64_t capacity, render_samples *samples, ad_tensor *rows);
+// sigma (n): the candidates' densities.
+typedef struct render_cull_options {
+    double stop;
+    int64_t capacity;
+    int most;              // a ray with so many candidates may have more behind them; 0: none has
+    ad_tensor tau;         // (rays): optical depth in front of the candidates; null: 0
+} render_cull_options;
+typedef struct render_culled {
+    ad_tensor rows;        // (capacity) u32: which candidate each sample was
+    ad_tensor tau;         // (rays): optical depth behind the samples
+    ad_tensor from;        // (rays): where rays that are still lit go on, for march; else 1e9
+} render_culled;
+bool render_cull(ad_context *ctx, ad_tensor sigma, const render_samples *candidates,
+                 const render_cull_options *options, render_samples *samples,
+                 render_culled *culled);
+// Each ray's samples of `first`, then those of `second`; rows: first's, then base + second's.
+bool render_join_samples(ad_context *ctx, const render_samples *first, ad_tensor first_rows,
+                         const render_samples *second, ad_tensor second_rows, int64_t base,
+                         int64_t capacity, render_samples *samples, ad_tensor *rows);
 
 // The occupancy grid's states: value (cells) f32, bits (words) u32.
 int64_t render_occupancy_cells(int cascades, int resolution);
@@ -312,9 +329,10 @@ int64_t render_grid_entries(const render_grid_options *options); // rows of the 
 ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, ad_tensor count,
                            const render_grid_options *options);
 // The same where the values were found before, without a tape, for more points than these: they are
-// copied, row rows[i] of `known` for point i, and gradients flow as if they had been found here.
+// copied, row rows[i] of `known`, and behind its end of `more` (may be null), for point i, and
+// gradients flow as if they had been found here.
 ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor table,
-                                 ad_tensor count, ad_tensor known, ad_tensor rows,
+                                 ad_tensor count, ad_tensor known, ad_tensor more, ad_tensor rows,
                                  const render_grid_options *options);
 // Real spherical harmonics of unit vectors, degree 1 ... 4 (n, degree^2), as tiny-cuda-nn orders
 ad_tensor render_spherical_harmonics(ad_context *ctx, ad_tensor directions, int degree);
@@ -434,6 +452,7 @@ bool render_evaluate(render_model *model, const render_dataset *dataset, render_
 
 // The operations themselves, for a harness that walks them.
 extern const ad_op render_op_hash_grid, render_op_composite, render_op_march, render_op_cull;
+extern const ad_op render_op_join_samples;
 extern const ad_op render_op_sample_pixels, render_op_fetch_pixels, render_op_camera_rays;
 extern const ad_op render_op_points, render_op_beside_ray, render_op_mask_rows, render_op_density;
 extern const ad_op render_op_spherical_harmonics, render_op_distortion;

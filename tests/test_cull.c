@@ -32,15 +32,16 @@ static void cull(double stop, int64_t capacity, uint32_t given, int threads) {
         .delta = ad_from(ctx, AD_F32, AD_SHAPE(CANDIDATES), delta),
         .offsets = ad_from(ctx, AD_U32, AD_SHAPE(RAYS + 1), from),
         .rays = ad_scalar(ctx, AD_U32, given)}, at;
-    ad_tensor rows;
+    render_cull_options options = {.stop = stop, .capacity = capacity};
+    render_culled culled;
     memset(&got, 0xff, sizeof got);
-    render_cull(ctx, ad_from(ctx, AD_F32, AD_SHAPE(CANDIDATES), sigma), &candidates, stop,
-                capacity, &at, &rows);
+    render_cull(ctx, ad_from(ctx, AD_F32, AD_SHAPE(CANDIDATES), sigma), &candidates, &options,
+                &at, &culled);
     ad_read(ctx, at.t, got.t, (size_t)capacity * 4);
     ad_read(ctx, at.delta, got.delta, (size_t)capacity * 4);
     ad_read(ctx, at.offsets, got.offsets, sizeof got.offsets);
     ad_read(ctx, at.count, &got.count, 4), ad_read(ctx, at.rays, &got.rays, 4);
-    ad_read(ctx, rows, got.rows, (size_t)capacity * 4);
+    ad_read(ctx, culled.rows, got.rows, (size_t)capacity * 4);
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
     ad_close(ctx);
 }
@@ -77,6 +78,86 @@ Test(cull, keeps_what_light_reaches) {
         cr_expect(kept > 100 && dark > 50 && (whole < RAYS) == (run > 0));
         for (int64_t k = kept; k < capacities[run]; k++)
             cr_assert(got.t[k] == 0 && got.delta[k] == 0 && got.rows[k] == 0);
+    }
+}
+
+/* ---- pieces */
+
+// A jittered ray in two pieces has the samples of the same ray in one, wherever it is cut and
+// whether light ends in the first piece, in the second or in neither.
+Test(cull, pieces_join_to_the_whole) {
+    enum { MANY = 500, N = 16, CAPACITY = 1 << 16 };
+    static float origin[MANY][3], way[MANY][3], t_of[2][CAPACITY], delta_of[2][CAPACITY];
+    static uint32_t offsets[2][MANY + 1], counts[2][2], rows[CAPACITY];
+    uint64_t state = 8;
+    for (int i = 0; i < MANY; i++) {
+        double length = 0;
+        for (int axis = 0; axis < 3; axis++) {
+            origin[i][axis] = (float)draw(&state, -1, 2);
+            way[i][axis] = (float)draw(&state, 0, 1) - origin[i][axis];
+            length += way[i][axis] * way[i][axis];
+        }
+        for (int axis = 0; axis < 3; axis++) way[i][axis] /= (float)sqrt(length);
+    }
+    for (int most = 5; most < 40; most += 17) {
+        ad_context *ctx = ad_open(&(ad_options){.threads = 2, .seed = 6});
+        ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(MANY, 3), origin);
+        ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(MANY, 3), way);
+        ad_tensor full = ad_full(ctx, AD_U32, AD_SHAPE(render_occupancy_words(1, N)),
+                                 4294967295.0);
+        uint32_t number = 0;
+        render_march_options march = {
+            .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 1}, .resolution = N,
+            .steps = 100, .capacity = CAPACITY, .jitter = true, .draw = &number};
+        render_cull_options options = {.stop = 1e-2, .capacity = CAPACITY};
+        render_samples piece[2], at[2];
+        render_culled culled[2];
+        ad_tensor all = {0};
+        for (int run = 0; run < 3; run++) { // whole, front, back
+            march.most = options.most = run == 1 ? most : 0;
+            march.from = run == 2 ? culled[0].from : (ad_tensor){0};
+            options.tau = run == 2 ? culled[0].tau : (ad_tensor){0};
+            render_samples found;
+            render_march(ctx, o, d, full, (ad_tensor){0}, &march, &found);
+            ad_tensor points = render_points(ctx, o, d, found.t, found.offsets);
+            // Fog that is thick where x is large.
+            ad_tensor x = ad_slice(ctx, points, 1, 0, 1, 1);
+            ad_tensor fog = ad_affine(ctx, ad_reshape(ctx, x, AD_SHAPE(CAPACITY)), 15, 0);
+            int to = run == 2 ? 1 : 0;
+            render_cull(ctx, fog, &found, &options, run ? &piece[to] : &at[0], &culled[to]);
+            if (run) continue;
+            all = culled[0].rows;
+        }
+        ad_read(ctx, all, rows, sizeof rows);
+        ad_tensor joined;
+        render_join_samples(ctx, &piece[0], culled[0].rows, &piece[1], culled[1].rows, CAPACITY,
+                            CAPACITY, &at[1], &joined);
+        for (int run = 0; run < 2; run++) {
+            ad_read(ctx, at[run].t, t_of[run], sizeof t_of[run]);
+            ad_read(ctx, at[run].delta, delta_of[run], sizeof delta_of[run]);
+            ad_read(ctx, at[run].offsets, offsets[run], sizeof offsets[run]);
+            ad_read(ctx, at[run].count, &counts[run][0], 4);
+            ad_read(ctx, at[run].rays, &counts[run][1], 4);
+        }
+        cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+        cr_expect(counts[0][0] == counts[1][0] && counts[0][0] > 10000 && counts[1][1] == MANY);
+        cr_expect(!memcmp(offsets[0], offsets[1], sizeof offsets[0]), "pieces of %d", most);
+        cr_expect(!memcmp(t_of[0], t_of[1], sizeof t_of[0]), "pieces of %d", most);
+        cr_expect(!memcmp(delta_of[0], delta_of[1], sizeof delta_of[0]), "pieces of %d", most);
+        // A sample's row leads to the candidate with its t, in the piece that it came from.
+        static float front[CAPACITY], back[CAPACITY];
+        static uint32_t first[MANY + 1];
+        ad_read(ctx, piece[0].t, front, sizeof front), ad_read(ctx, piece[1].t, back, sizeof back);
+        ad_read(ctx, piece[0].offsets, first, sizeof first), ad_read(ctx, joined, rows, sizeof rows);
+        uint32_t behind = 0;
+        for (int ray = 0; ray < MANY; ray++)
+            for (uint32_t k = offsets[1][ray]; k < offsets[1][ray + 1]; k++) {
+                bool second = k - offsets[1][ray] >= first[ray + 1] - first[ray];
+                cr_assert_eq(rows[k] >= CAPACITY, second, "ray %d", ray);
+                behind += second;
+            }
+        cr_expect(behind > 500 && behind < counts[1][0] - 500, "%u behind", behind);
+        ad_close(ctx);
     }
 }
 
@@ -174,9 +255,11 @@ Test(hash_grid, known_features_are_as_good_as_new_ones) {
     ad_no_grad_begin(ctx);
     ad_tensor known = render_hash_grid(ctx, ad_from(ctx, AD_F32, AD_SHAPE(ALL, 3), place), table,
                                        (ad_tensor){0}, &grid);
+    ad_tensor more = ad_slice(ctx, known, 0, 2000, ALL, 1); // the values in two parts
+    known = ad_slice(ctx, known, 0, 0, 2000, 1);
     ad_no_grad_end(ctx);
     for (int run = 0; run < 2; run++) {
-        ad_tensor f = run ? render_hash_grid_known(ctx, x, table, count, known,
+        ad_tensor f = run ? render_hash_grid_known(ctx, x, table, count, known, more,
                                                    ad_from(ctx, AD_U32, AD_SHAPE(SOME), rows),
                                                    &grid)
                           : render_hash_grid(ctx, x, table, count, &grid);
@@ -191,11 +274,11 @@ Test(hash_grid, known_features_are_as_good_as_new_ones) {
     // Values that are not the grid's are copied as they are; rows beyond them are refused.
     ad_tensor ones = ad_ones(ctx, ALL * WIDTH);
     ad_tensor f = render_hash_grid_known(ctx, x, table, (ad_tensor){0},
-                                         ad_reshape(ctx, ones, AD_SHAPE(ALL, WIDTH)),
+                                         ad_reshape(ctx, ones, AD_SHAPE(ALL, WIDTH)), (ad_tensor){0},
                                          ad_from(ctx, AD_U32, AD_SHAPE(SOME), rows), &grid);
     ad_read(ctx, f, y[0], sizeof y[0]);
     for (int i = 0; i < SOME * WIDTH; i++) cr_assert(y[0][i] == 1);
-    cr_expect(ad_is_null(render_hash_grid_known(ctx, x, table, count, ones,
+    cr_expect(ad_is_null(render_hash_grid_known(ctx, x, table, count, ones, (ad_tensor){0},
                                                 ad_from(ctx, AD_U32, AD_SHAPE(SOME), rows),
                                                 &grid)));
     cr_expect(ad_failed(ctx));

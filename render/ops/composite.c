@@ -70,7 +70,7 @@ static void composite_cpu(const ad_launch *launch) {
     (void)threads;
     float stop = (float)((const composite_attributes *)launch->attributes)->stop;
     memset(weight, 0, (size_t)n * sizeof *weight); // rows of no ray
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > 8192)
+#pragma omp parallel for num_threads(threads) schedule(static, 256) if (n > 8192)
     for (int64_t ray = 0; ray < rays; ray++) {
         int64_t first, end;
         float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0, kept[LANES];
@@ -123,7 +123,7 @@ static void composite_vjp_cpu(const ad_launch *launch) {
     memset(dsigma, 0, (size_t)n * 4), memset(dcolour, 0, (size_t)n * 12);
     memset(dt, 0, (size_t)n * 4);
     if (ddelta) memset(ddelta, 0, (size_t)n * 4);
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > 8192)
+#pragma omp parallel for num_threads(threads) schedule(static, 256) if (n > 8192)
     for (int64_t ray = 0; ray < rays; ray++) {
         int64_t first, end, last;
         rows_of_ray(offsets, ray, n, &first, &end);

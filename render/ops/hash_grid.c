@@ -54,12 +54,12 @@ int64_t render_grid_entries(const render_grid_options *options) {
 
 /* ---- shapes */
 
-enum { POINTS, ENTRIES, COUNT, KNOWN, ROWS, INPUTS }; // the last three may be absent
+enum { POINTS, ENTRIES, COUNT, KNOWN, MORE, ROWS, INPUTS }; // from COUNT on they may be absent
 
 static void grid_infer(ad_infer *call) {
     const hash_grid_attributes *grid = call->attributes;
     const ad_view *in = call->input, *x = &in[POINTS], *table = &in[ENTRIES];
-    call->saved_outputs = 0, call->saved_inputs &= ~(1u << KNOWN | 1u << ROWS);
+    call->saved_outputs = 0, call->saved_inputs &= ~(1u << KNOWN | 1u << MORE | 1u << ROWS);
     char a[160], b[160];
     ad_view_text(x, a, sizeof a), ad_view_text(table, b, sizeof b);
     if (x->rank != 2 || x->size[1] != 3)
@@ -70,7 +70,10 @@ static void grid_infer(ad_infer *call) {
                       grid->features, b);
     int64_t features = (int64_t)grid->levels * grid->features;
     bool known = call->inputs > KNOWN && ad_view_present(&in[KNOWN]);
-    if (known && (in[KNOWN].rank != 2 || in[KNOWN].size[1] != features || in[KNOWN].type != AD_F32
+    if (known && ad_view_present(&in[MORE])
+        && (in[MORE].rank != 2 || in[MORE].size[1] != features || in[MORE].type != AD_F32))
+        ad_infer_fail(call, "more known values are f32 (m, %lld)", (long long)features);
+    else if (known && (in[KNOWN].rank != 2 || in[KNOWN].size[1] != features || in[KNOWN].type != AD_F32
                   || x->type != AD_F32 || in[ROWS].type != AD_U32 || x->rank < 1
                   || ad_view_count(&in[ROWS]) != x->size[0]))
         ad_infer_fail(call, "known values are f32 (m, %lld), their rows u32, one for each point",
@@ -91,12 +94,16 @@ static void clear_rows(float *data, int64_t from, int64_t to, int64_t row) {
 
 static void copy_known(const ad_launch *launch, int64_t live, int64_t width, float *y) {
     const float *known = launch->input[KNOWN].data;
+    const float *more = launch->input[MORE].data;
     const uint32_t *rows = launch->input[ROWS].data;
     int64_t most = launch->input[KNOWN].size[0];
+    int64_t all = most + (ad_view_present(&launch->input[MORE]) ? launch->input[MORE].size[0] : 0);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (live > 4096)
     for (int64_t i = 0; i < live; i++) {
         if (rows[i] < most)
             memcpy(y + i * width, known + rows[i] * width, (size_t)width * sizeof *y);
+        else if (rows[i] < all)
+            memcpy(y + i * width, more + (rows[i] - most) * width, (size_t)width * sizeof *y);
         else
             memset(y + i * width, 0, (size_t)width * sizeof *y);
     }
@@ -260,12 +267,12 @@ ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, a
 }
 
 ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor table,
-                                 ad_tensor count, ad_tensor known, ad_tensor rows,
+                                 ad_tensor count, ad_tensor known, ad_tensor more, ad_tensor rows,
                                  const render_grid_options *options) {
     hash_grid_attributes grid;
     if (!good_levels(ctx, options, &grid)) return (ad_tensor){0};
     return ad_apply1(ctx, &render_op_hash_grid, INPUTS,
-                     (ad_tensor[]){points, table, count, known, rows}, &grid);
+                     (ad_tensor[]){points, table, count, known, more, rows}, &grid);
 }
 
 static void grid_cost(const ad_infer *call, double *flops, double *bytes) {
@@ -296,7 +303,7 @@ static bool grid_sample(ad_sample *s) {
 
 const ad_op render_op_hash_grid = {
     .name = "hash_grid", .inputs_min = 2, .inputs_max = INPUTS, .outputs = 1,
-    .optional = 1u << COUNT | 1u << KNOWN | 1u << ROWS,
+    .optional = 1u << COUNT | 1u << KNOWN | 1u << MORE | 1u << ROWS,
     .attribute_bytes = sizeof(hash_grid_attributes), .infer = grid_infer, .cpu = grid_cpu,
     .compose = grid_compose, .vjp_fused = grid_vjp_fused, .cost = grid_cost,
     .sample = grid_sample};

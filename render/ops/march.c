@@ -370,7 +370,12 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
     a.jitter = options->jitter;
     a.most = options->most && options->most < STEPS_MAX ? options->most : STEPS_MAX;
     a.capacity = options->capacity, a.seed = ad_seed(ctx);
-    a.ordinal = options->jitter ? ad_random_ordinal(ctx) : 0;
+    if (options->jitter) { // one more than the ordinal, as 0 asks for a new one
+        uint32_t draw = options->draw && *options->draw ? *options->draw
+                                                        : ad_random_ordinal(ctx) + 1;
+        a.ordinal = draw - 1;
+        if (options->draw) *options->draw = draw;
+    }
     ad_tensor out[OUTPUTS];
     bool good = ad_apply(ctx, &render_op_march, INPUTS,
                          (ad_tensor[]){origins, directions, bits, ad_step_tensor(ctx), live,
