@@ -69,10 +69,11 @@ typedef struct ad_options {
     void *user;
 } ad_options;
 
-ad_context *ad_open(const ad_options *options); // NULL only when memory for the context is lacking
+// NULL options: the defaults. NULL only for lack of memory; an unknown device: a failed context.
+ad_context *ad_open(const ad_options *options);
 void ad_close(ad_context *ctx);                 // NULL is fine
 bool ad_failed(const ad_context *ctx);          // the first error sticks; later calls do nothing
-const char *ad_error_text(const ad_context *ctx);
+const char *ad_error_text(const ad_context *ctx); // "" after none; lasts until ad_error_clear
 void ad_error_clear(ad_context *ctx);
 void ad_raise(ad_context *ctx, const char *format, ...); // for code built on top of the core
 void ad_cancel(ad_context *ctx);                // from any thread or signal: next call fails
@@ -118,7 +119,7 @@ ad_tensor ad_range(ad_context *ctx, ad_type type, int64_t count);        // 0, 1
 ad_tensor ad_zeros_like(ad_context *ctx, ad_tensor x);
 
 bool ad_read(ad_context *ctx, ad_tensor x, void *data, size_t bytes); // waits; bytes must agree
-double ad_item(ad_context *ctx, ad_tensor x);                         // the value of one element
+double ad_item(ad_context *ctx, ad_tensor x);    // the value of one element; 0 after an error
 bool ad_write(ad_context *ctx, ad_tensor state, const void *data, size_t bytes); // state only
 bool ad_write_part(ad_context *ctx, ad_tensor state, size_t offset, const void *data,
                    size_t bytes);                                     // offset in bytes
@@ -130,10 +131,11 @@ size_t ad_type_bytes(ad_type type);
 const char *ad_type_name(ad_type type);          // "f32"
 
 // Parameters and states are the only tensors that are ever written. They live in the root scope.
+// Names need not be unique here, but in a file they must (adjoint/save.h).
 ad_tensor ad_parameter(ad_context *ctx, const char *name, ad_tensor initial); // copies both
 ad_tensor ad_state(ad_context *ctx, const char *name, ad_tensor initial);
 ad_tensor ad_gradient(ad_context *ctx, ad_tensor parameter); // its buffer: a state, zero at first
-const char *ad_name(ad_context *ctx, ad_tensor x);           // "" where it has none
+const char *ad_name(ad_context *ctx, ad_tensor x); // "" where it has none; lasts until ad_close
 void ad_assign(ad_context *ctx, ad_tensor state, ad_tensor value);     // on the device
 void ad_accumulate(ad_context *ctx, ad_tensor state, ad_tensor value); // state += value
 
@@ -143,7 +145,6 @@ void ad_accumulate(ad_context *ctx, ad_tensor state, ad_tensor value); // state 
  * minimum give half to each side of a tie; max and min along an axis share equally among ties;
  * pow(0, 0) = 1 with slope 0 in the base; sqrt has slope 0 at 0 where the cotangent is 0; floor,
  * ceil, round and mod's divisor count have slope 0; clamp has slope 1 inside and on its bounds. */
-
 ad_tensor ad_add(ad_context *ctx, ad_tensor a, ad_tensor b);
 ad_tensor ad_sub(ad_context *ctx, ad_tensor a, ad_tensor b);
 ad_tensor ad_mul(ad_context *ctx, ad_tensor a, ad_tensor b);
@@ -194,8 +195,9 @@ ad_tensor ad_cast(ad_context *ctx, ad_tensor x, ad_type type);   // float to int
 ad_tensor ad_stop_gradient(ad_context *ctx, ad_tensor x);
 
 /* ---- operations: reductions and scans -------------------------------------------------------- */
-/* axes: a bit mask of axes (AD_AXIS(0) | AD_AXIS(2)), AD_ALL_AXES for all; keep: leave size-1
- * axes. Sums over an empty axis are 0, products 1, max -inf; argmax over one is an error. */
+/* axes: a bit mask of axes (AD_AXIS(0) | AD_AXIS(2)), counted from the front, AD_ALL_AXES for all;
+ * keep: leave size-1 axes. Everywhere `int axis` may be negative: -1 is the last.
+ * Sums over an empty axis are 0, products 1, max -inf; argmax over one is an error. */
 #define AD_AXIS(axis) (1u << (axis))
 #define AD_ALL_AXES 0xffffffffu
 
@@ -238,15 +240,16 @@ ad_tensor ad_mlp(ad_context *ctx, ad_tensor x, int layers, const ad_tensor *weig
 /* ---- operations: shape and selection --------------------------------------------------------- */
 // Views where they cost nothing.
 ad_tensor ad_reshape(ad_context *ctx, ad_tensor x, ad_shape shape);
-ad_tensor ad_permute(ad_context *ctx, ad_tensor x, const int *axes); // axes: rank of x
+ad_tensor ad_permute(ad_context *ctx, ad_tensor x, const int *axes); // rank of x, none negative
 ad_tensor ad_transpose(ad_context *ctx, ad_tensor x);                // the last two axes
 ad_tensor ad_broadcast(ad_context *ctx, ad_tensor x, ad_shape shape);
 ad_tensor ad_slice(ad_context *ctx, ad_tensor x, int axis, int64_t start, int64_t stop,
-                   int64_t step);                                    // step != 0
+                   int64_t step); // not 0; places count from the front; backwards may stop at -1
 ad_tensor ad_pad(ad_context *ctx, ad_tensor x, int axis, int64_t before, int64_t after,
                  double value);
 ad_tensor ad_concat(ad_context *ctx, int count, const ad_tensor *x, int axis);
-ad_tensor ad_gather(ad_context *ctx, ad_tensor x, ad_tensor index, int axis); // i32 or u32 (n)
+// index (n), i32 or u32 -> the shape of x with size n at the axis
+ad_tensor ad_gather(ad_context *ctx, ad_tensor x, ad_tensor index, int axis);
 ad_tensor ad_scatter_add(ad_context *ctx, ad_tensor x, ad_tensor index, int axis,
                          int64_t size);           // out[index[i]] += x[i], deterministic
 // mask (n) u32 -> positions (n) u32 of the set ones in order, then n; count () u32
@@ -278,7 +281,6 @@ ad_tensor ad_xavier_normal_shape(ad_context *ctx, ad_shape shape); // var 2 / (i
 /* ---- gradients ------------------------------------------------------------------------------- */
 /* An operation is recorded if and only if an operand is a parameter, is watched, or derives from
  * one. There is no hidden .grad field. */
-
 enum {
     AD_GRAD_RECORD = 1,  // the gradient is itself recorded: differentiate it again
     AD_GRAD_RELEASE = 2, // ad_grad: free intermediates on the way; y stays readable
@@ -321,7 +323,6 @@ void ad_checkpoint_end(ad_context *ctx);
 /* Between begin and end operations run as usual and are written down. Reading a value inside is an
  * error, and so is writing one from the host. After the end, tensors made inside that are still
  * alive hold what the last run computed; a rule that saved what an earlier one did is refused. */
-
 void ad_capture_begin(ad_context *ctx);
 ad_program *ad_capture_end(ad_context *ctx);      // NULL after an error
 bool ad_replay(ad_program *program);
@@ -332,7 +333,6 @@ size_t ad_program_bytes(const ad_program *program); // planned memory, shared by
 /* ---- optimisers ------------------------------------------------------------------------------ */
 /* A step reads ad_gradient(parameter), writes the parameter and leaves the gradient zero. The
  * learning rate is a state tensor, so that a captured step can change it. */
-
 typedef struct ad_sgd_options {
     double learning_rate, momentum, weight_decay; // 0: 1e-2, none, none
 } ad_sgd_options;

@@ -105,7 +105,7 @@ once() {
 # One word each of the extra options.
 # shellcheck disable=SC2086
 reconstruct() {
-    "$adjoint" reconstruct "$@" --json $extra
+    "$adjoint" reconstruct "$@" --json --limit 100000 $extra
 }
 
 # ---- the runs that rows share

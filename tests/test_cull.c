@@ -14,7 +14,7 @@ static double draw(uint64_t *state, double low, double high) {
 
 /* ---- culling */
 
-enum { RAYS = 200, CANDIDATES = 4000 };
+enum { RAYS = 4000, CANDIDATES = 20 * RAYS }; // so many that threads share them
 
 typedef struct culled {
     float t[CANDIDATES], delta[CANDIDATES];
@@ -53,8 +53,8 @@ Test(cull, keeps_what_light_reaches) {
         t[i] = (float)i, delta[i] = (float)draw(&state, .1, .2);
         sigma[i] = (float)exp(draw(&state, -4, 4));
     }
-    const int64_t capacities[] = {CANDIDATES, 300, CANDIDATES};
-    const uint32_t givens[] = {RAYS, RAYS, 50};
+    const int64_t capacities[] = {CANDIDATES, 6000, CANDIDATES};
+    const uint32_t givens[] = {RAYS, RAYS, 1000};
     for (int run = 0; run < 3; run++) {
         cull(1e-2, capacities[run], givens[run], run + 1);
         uint32_t kept = 0, whole = 0, dark = 0;

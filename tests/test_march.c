@@ -111,6 +111,7 @@ Test(occupancy, asked_cells_hold_their_points) {
     ad_read(ctx, c, cells, sizeof cells), ad_read(ctx, p, points, sizeof points);
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
     int inner = 0, odd = 0;
+    double sum[3] = {0}, squares[3] = {0}; // of the places within the cells
     for (int i = 0; i < UNIFORM + OCCUPIED; i++) {
         int cascade = (int)cells[i] / CELLS, at = (int)cells[i] % CELLS;
         int index[3] = {at % N, at / N % N, at / N / N};
@@ -118,9 +119,17 @@ Test(occupancy, asked_cells_hold_their_points) {
         for (int axis = 0; axis < 3; axis++) {
             double low = 0.5 - side / 2 + index[axis] * side / N;
             cr_expect(points[i][axis] >= low - 1e-6 && points[i][axis] <= low + side / N + 1e-6);
+            double within = (points[i][axis] - low) * N / side;
+            sum[axis] += within, squares[axis] += within * within;
         }
         if (i < UNIFORM) inner += !cascade;
         else odd += cells[i] & 1;
+    }
+    for (int axis = 0; axis < 3; axis++) { // uniform: moments 1/2 and 1/3, within 5 deviations
+        const int all = UNIFORM + OCCUPIED;
+        double mean = sum[axis] / all, square = squares[axis] / all;
+        cr_expect(fabs(mean - 0.5) < 0.023 && fabs(square - 1.0 / 3) < 0.024, "axis %d: %g, %g",
+                  axis, mean, square);
     }
     cr_expect(abs(inner - UNIFORM / 2) < 150, "%d of %d in the inner cube", inner, UNIFORM);
     cr_expect(odd == 0, "%d of %d asked cells are not occupied", odd, OCCUPIED);
@@ -176,24 +185,104 @@ Test(occupancy, answers_change_the_grid) {
     ad_close(ctx);
 }
 
+// Two cascades, and both sides of the threshold: the smaller of 0.01 and the mean. What nobody asks
+// fades, what no camera sees (negative) stays as it is, and a block is any of its 64 cells.
+Test(occupancy, values_fade_below_a_threshold) {
+    enum { ALL = 2 * CELLS, SPARSE = 99, UNSEEN = ALL - 7 };
+    static float value[ALL], after[ALL];
+    static uint32_t words[ALL / 32 + ALL / 64 / 32 + 8];
+    ad_context *ctx = ad_open(&(ad_options){.threads = 2});
+    int64_t count = render_occupancy_words(2, N);
+    ad_tensor none = ad_full(ctx, AD_U32, AD_SHAPE(0), 0);
+    cr_assert(count <= (int64_t)(sizeof words / 4));
+    for (int dense = 0; dense < 2; dense++) {
+        for (int i = 0; i < ALL; i++)
+            value[i] = dense ? (i % 3 ? 1 : i % 2 ? 0.02f : 0.005f)
+                     : i % SPARSE ? 0 : i % 2 ? 1e-5f : 0.5f; // mean: 0.0025
+        value[UNSEEN] = -1;
+        ad_tensor v = ad_state(ctx, "value", ad_from(ctx, AD_F32, AD_SHAPE(ALL), value));
+        ad_tensor b = ad_state(ctx, "bits", ad_full(ctx, AD_U32, AD_SHAPE(count), 0));
+        for (int fade = 0; fade < 2; fade++) {
+            render_occupancy_update(ctx, v, b, none, ad_zeros(ctx, 0), 2, N, 0.01, fade);
+            ad_read(ctx, v, after, sizeof after), ad_read(ctx, b, words, (size_t)count * 4);
+            cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+            static bool block[ALL / 64];
+            memset(block, 0, sizeof block);
+            for (int i = 0; i < ALL; i++) {
+                float left = i == UNSEEN ? -1 : fade ? 0.95f * value[i] : value[i];
+                bool occupied = dense ? left > 0.01f : left > 0.1f;
+                cr_assert(fabsf(after[i] - left) <= 1e-6f, "cell %d: %g, not %g", i,
+                          (double)after[i], (double)left);
+                cr_assert((words[i / 32] >> i % 32 & 1) == occupied, "the bit of cell %d", i);
+                int x = i % N / 4, y = i / N % N / 4, z = i / N / N / 4; // z: cascades too
+                block[(z * (N / 4) + y) * (N / 4) + x] |= occupied;
+            }
+            for (int i = 0; i < ALL / 64; i++)
+                cr_assert((words[ALL / 32 + i / 32] >> i % 32 & 1) == block[i], "block %d", i);
+        }
+    }
+    ad_close(ctx);
+}
+
+// With jitter each ray begins anywhere within its first step, and elsewhere in the next step.
+Test(march, jitter_is_uniform_and_new_in_each_step) {
+    enum { MANY = 2000 };
+    static float from[MANY][3], way[MANY][3], t[MANY * 4];
+    static uint32_t offsets[MANY + 1];
+    double step = sqrt(3) / STEPS, first[2][MANY];
+    ad_context *ctx = ad_open(&(ad_options){.seed = 2, .threads = 2});
+    for (int i = 0; i < MANY; i++) {
+        from[i][0] = -1, from[i][1] = from[i][2] = 0.5f;
+        way[i][0] = 1;
+    }
+    render_march_options options = {
+        .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 1}, .resolution = N, .steps = STEPS,
+        .capacity = MANY * 4, .most = 4, .jitter = true};
+    ad_tensor origin = ad_from(ctx, AD_F32, AD_SHAPE(MANY, 3), from), grid;
+    ad_tensor direction = ad_from(ctx, AD_F32, AD_SHAPE(MANY, 3), way);
+    grid = ad_full(ctx, AD_U32, AD_SHAPE(render_occupancy_words(1, N)), 4294967295.0);
+    for (int run = 0; run < 2; run++) {
+        double sum = 0, squares = 0;
+        render_samples at;
+        render_march(ctx, origin, direction, grid, (ad_tensor){0}, &options, &at);
+        ad_read(ctx, at.t, t, sizeof t), ad_read(ctx, at.offsets, offsets, sizeof offsets);
+        ad_step_advance(ctx);
+        cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+        for (int i = 0; i < MANY; i++) {
+            double within = first[run][i] = (t[offsets[i]] - 1) / step;
+            cr_assert(within >= -1e-3 && within < 1.001, "ray %d begins at %g", i, within);
+            sum += within, squares += within * within;
+        }
+        cr_expect(fabs(sum / MANY - 0.5) < 0.033 && fabs(squares / MANY - 1.0 / 3) < 0.034,
+                  "moments %g and %g", sum / MANY, squares / MANY);
+    }
+    int same = 0;
+    for (int i = 0; i < MANY; i++) same += fabs(first[0][i] - first[1][i]) < 1e-3;
+    cr_expect(same < 50, "%d rays begin where they did before", same);
+    ad_close(ctx);
+}
+
 // Marched on behind `from`, a few samples at a time, a ray has the samples that it has in one go:
-// through steps that grow, two cascades and empty space between.
-Test(march, pieces_make_the_whole) {
+// through steps that grow, two cascades and empty space between; through even steps, one cascade
+// and blocks to leap over.
+static void check_pieces(int cascades, double cone) {
     enum { MOST = 7, CAPACITY_HERE = 4096 };
     static float whole[CAPACITY_HERE], whole_delta[CAPACITY_HERE], t[RAYS * MOST];
     static float delta[RAYS * MOST];
     uint32_t offsets[RAYS + 1], at[RAYS + 1], done[RAYS] = {0};
     float from[RAYS] = {0};
-    int64_t words = render_occupancy_words(2, N);
+    int64_t words = render_occupancy_words(cascades, N);
     uint32_t *half = calloc((size_t)words, 4); // runs of four cells, every other one
-    for (int64_t i = 0; i < words; i++) half[i] = i < 2 * CELLS / 32 ? 0x0f0f0f0fu : ~0u;
+    uint32_t blocks = cascades == 1 ? 0x55555555u : ~0u; // every other one, or none is left out
+    for (int64_t i = 0; i < words; i++)
+        half[i] = i < cascades * CELLS / 32 ? 0x0f0f0f0fu : blocks;
     ad_context *ctx = ad_open(&(ad_options){.threads = 2});
     ad_tensor grid = ad_from(ctx, AD_U32, AD_SHAPE(words), half);
     ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), origins);
     ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), directions);
     render_march_options options = {
-        .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 2}, .resolution = N, .steps = 400,
-        .cone_angle = 1.0 / 64, .capacity = CAPACITY_HERE};
+        .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = cascades}, .resolution = N,
+        .steps = 400, .cone_angle = cone, .capacity = CAPACITY_HERE};
     render_samples all, some;
     render_march(ctx, o, d, grid, (ad_tensor){0}, &options, &all);
     ad_read(ctx, all.t, whole, sizeof whole), ad_read(ctx, all.offsets, offsets, sizeof offsets);
@@ -222,6 +311,11 @@ Test(march, pieces_make_the_whole) {
     cr_expect(done[0] == offsets[1]);
     free(half);
     ad_close(ctx);
+}
+
+Test(march, pieces_make_the_whole) {
+    check_pieces(2, 1.0 / 64);
+    check_pieces(1, 0);
 }
 
 // Steps as the formulas have them: linear up to t = step / cone, in proportion to t behind it.

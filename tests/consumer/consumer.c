@@ -3,6 +3,7 @@
 #include <adjoint/render.h>
 
 #include <adjoint/autodiff.h>
+#include <adjoint/save.h>
 #include <stdio.h>
 
 int main(void)

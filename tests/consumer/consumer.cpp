@@ -1,6 +1,7 @@
 // The same from C++17: the headers compile there, and the names link as C.
 #include <adjoint/autodiff.h>
 #include <adjoint/render.h>
+#include <adjoint/save.h>
 
 #include <cstdio>
 
