@@ -264,7 +264,7 @@ typedef struct render_march_options {
     bool jitter;
     int most;              // samples a ray; 0: 2048
     ad_tensor from;        // (rays): only the samples behind this t; null: all
-    uint32_t *draw;        // jitter: which; 0: a new one, whose number is left here. NULL: a new one
+    uint32_t *draw;        // jitter: which; 0: a new one, whose number is left here; NULL: new
 } render_march_options;
 typedef struct render_samples {
     ad_tensor t, delta;    // (capacity)

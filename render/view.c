@@ -6,8 +6,8 @@
  * T the transmittance in front of a piece, each ray sums T colour, T opacity, T depth and T normal.
  *
  * There is neither jitter nor a tape, but for normals: these are the directions in which the
- * density falls, by the same reverse mode that trains, the gradient of the density at each sample weighted
- * as its colour is. A field that knows no pieces traces its rays whole. */
+ * density falls, by the same reverse mode that trains, the gradient of the density at each sample
+ * weighted as its colour is. A field that knows no pieces traces its rays whole. */
 #include "render/model.h"
 
 #include <math.h>

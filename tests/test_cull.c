@@ -148,7 +148,8 @@ Test(cull, pieces_join_to_the_whole) {
         static float front[CAPACITY], back[CAPACITY];
         static uint32_t first[MANY + 1];
         ad_read(ctx, piece[0].t, front, sizeof front), ad_read(ctx, piece[1].t, back, sizeof back);
-        ad_read(ctx, piece[0].offsets, first, sizeof first), ad_read(ctx, joined, rows, sizeof rows);
+        ad_read(ctx, piece[0].offsets, first, sizeof first);
+        ad_read(ctx, joined, rows, sizeof rows);
         uint32_t behind = 0;
         for (int ray = 0; ray < MANY; ray++)
             for (uint32_t k = offsets[1][ray]; k < offsets[1][ray + 1]; k++) {
@@ -274,7 +275,8 @@ Test(hash_grid, known_features_are_as_good_as_new_ones) {
     // Values that are not the grid's are copied as they are; rows beyond them are refused.
     ad_tensor ones = ad_ones(ctx, ALL * WIDTH);
     ad_tensor f = render_hash_grid_known(ctx, x, table, (ad_tensor){0},
-                                         ad_reshape(ctx, ones, AD_SHAPE(ALL, WIDTH)), (ad_tensor){0},
+                                         ad_reshape(ctx, ones, AD_SHAPE(ALL, WIDTH)),
+                                         (ad_tensor){0},
                                          ad_from(ctx, AD_U32, AD_SHAPE(SOME), rows), &grid);
     ad_read(ctx, f, y[0], sizeof y[0]);
     for (int i = 0; i < SOME * WIDTH; i++) cr_assert(y[0][i] == 1);

@@ -50,6 +50,7 @@ static const char *const outside_harness[][2] = {
     {"ad_op_gate_check", "loss scaling: tests/test_optimizer.c"},
     {"ad_op_scale_update", "loss scaling: tests/test_optimizer.c"},
     {"render_op_cull", "marks and counts, no derivative: tests/test_cull.c"},
+    {"render_op_join_samples", "copies what was chosen, no derivative: tests/test_cull.c"},
     {"render_op_march", "places samples, no derivative: tests/test_march.c"}};
 
 /* Every operation that is defined and every line of an ops.def. */

@@ -73,9 +73,9 @@ static void grid_infer(ad_infer *call) {
     if (known && ad_view_present(&in[MORE])
         && (in[MORE].rank != 2 || in[MORE].size[1] != features || in[MORE].type != AD_F32))
         ad_infer_fail(call, "more known values are f32 (m, %lld)", (long long)features);
-    else if (known && (in[KNOWN].rank != 2 || in[KNOWN].size[1] != features || in[KNOWN].type != AD_F32
-                  || x->type != AD_F32 || in[ROWS].type != AD_U32 || x->rank < 1
-                  || ad_view_count(&in[ROWS]) != x->size[0]))
+    else if (known && (in[KNOWN].rank != 2 || in[KNOWN].size[1] != features
+                       || in[KNOWN].type != AD_F32 || x->type != AD_F32 || x->rank < 1
+                       || in[ROWS].type != AD_U32 || ad_view_count(&in[ROWS]) != x->size[0]))
         ad_infer_fail(call, "known values are f32 (m, %lld), their rows u32, one for each point",
                       (long long)features);
     call->output[0] = (ad_view){.type = x->type, .rank = 2, .size = {x->size[0], features}};
