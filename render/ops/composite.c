@@ -46,16 +46,20 @@ static void composite_infer(ad_infer *call) {
     call->output[WEIGHT] = (ad_view){.type = type, .rank = 1, .size = {n}};
 }
 
-// What passes the samples from k on, exp(-sigma delta); past the n rows: 1.
-static inline void light_kept(const float *sigma, const float *delta, int64_t k, int64_t n,
-                              float kept[LANES]) {
+// What passes the samples from k on, exp(-sigma delta), and the rest, 1 - that, each to its last
+// digit: the one is small behind a wall, the other in thin air. Past the n rows: 1 and 0.
+static inline void split_light(const float *sigma, const float *delta, int64_t k, int64_t n,
+                               float kept[LANES], float alpha[LANES]) {
     float depth[LANES] = {0};
     if (k + LANES <= n) {
         for (int i = 0; i < LANES; i++) depth[i] = sigma[k + i] * delta[k + i];
     } else {
         for (int64_t i = 0; k + i < n; i++) depth[i] = sigma[k + i] * delta[k + i];
     }
-    for (int i = 0; i < LANES; i++) kept[i] = ad_math_exp(-depth[i]);
+    for (int i = 0; i < LANES; i++) {
+        kept[i] = ad_math_exp(-depth[i]);
+        alpha[i] = -ad_math_expm1(-depth[i]);
+    }
 }
 
 static void composite_cpu(const ad_launch *launch) {
@@ -73,12 +77,13 @@ static void composite_cpu(const ad_launch *launch) {
 #pragma omp parallel for num_threads(threads) schedule(static, 256) if (n > 8192)
     for (int64_t ray = 0; ray < rays; ray++) {
         int64_t first, end;
-        float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0, kept[LANES];
+        float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0;
+        float kept[LANES], alpha[LANES];
         rows_of_ray(offsets, ray, n, &first, &end);
         for (int64_t k = first; k < end && transmittance >= stop; k++) {
             int64_t lane = (k - first) % LANES;
-            if (lane == 0) light_kept(sigma, delta, k, n, kept);
-            float w = transmittance * (1 - kept[lane]);
+            if (lane == 0) split_light(sigma, delta, k, n, kept, alpha);
+            float w = transmittance * alpha[lane];
             weight[k] = w;
             for (int c = 0; c < 3; c++) sum[c] += w * colour[3 * k + c];
             mass += w, far += w * t[k];
@@ -128,11 +133,11 @@ static void composite_vjp_cpu(const ad_launch *launch) {
         int64_t first, end, last;
         rows_of_ray(offsets, ray, n, &first, &end);
         // Near to far once more: weights into dsigma's place, T_(k+1) into dt's.
-        float transmittance = 1, kept[LANES];
+        float transmittance = 1, kept[LANES], alpha[LANES];
         for (last = first; last < end && transmittance >= stop; last++) {
             int64_t lane = (last - first) % LANES;
-            if (lane == 0) light_kept(sigma, delta, last, n, kept);
-            dsigma[last] = transmittance * (1 - kept[lane]);
+            if (lane == 0) split_light(sigma, delta, last, n, kept, alpha);
+            dsigma[last] = transmittance * alpha[lane];
             transmittance *= kept[lane];
             dt[last] = transmittance;
         }
@@ -214,14 +219,16 @@ static void composite_cost(const ad_infer *call, double *flops, double *bytes) {
     *bytes = 28.0 * (double)call->input[SIGMA].size[0];
 }
 
+// Variant 1 is thin air: optical depths of 1e-5 to 1e-3 a sample.
 static bool composite_sample(ad_sample *s) {
-    if (s->variant > 0 || s->shape.rank != 1) return false;
+    if (s->variant > 1 || s->shape.rank != 1) return false;
     int64_t n = s->shape.size[0];
     s->inputs = INPUTS;
     for (int i = 0; i < OFFSETS; i++) {
         s->input[i].type = s->type, s->input[i].shape = s->shape;
         s->input[i].low = 0.1, s->input[i].high = 1;
     }
+    if (s->variant) s->input[SIGMA].low = 1e-4, s->input[SIGMA].high = 1e-3;
     s->input[COLOUR].shape = AD_SHAPE(n, 3);
     s->input[OFFSETS].type = AD_U32, s->input[OFFSETS].shape = AD_SHAPE(n / 4 + 2);
     s->input[OFFSETS].low = 0, s->input[OFFSETS].high = (double)n, s->input[OFFSETS].sorted = true;
