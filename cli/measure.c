@@ -118,10 +118,12 @@ static bool try_view(cli_training *t, const render_frame *frame, double *seconds
     return good;
 }
 
-// How many of `all` views fit, when one takes so long; says so where it is not all of them.
-static int views_that_fit(cli_training *t, int all, double each_seconds) {
+// How many of `all` views fit, when one takes so long and so many are measured already; says so
+// where it is not all of them.
+static int views_that_fit(cli_training *t, int all, int seen, double each_seconds) {
     double allowed = MEASURE_SECONDS + t->seconds;
     int fit = (int)fmin(all, allowed / fmax(each_seconds, 1e-9));
+    if (fit < seen) fit = seen;
     if (t->limit >= 0 || fit >= all) return all;
     if (fit > 0)
         cli_note(&t->out, "measuring %d of %d held-out views, evenly spread: one takes %.1f s; "
@@ -138,7 +140,7 @@ static bool measure_all(measuring *m, render_frame **frames, ad_message *error) 
     double each_seconds;
     if (!try_view(t, frames[0], &each_seconds, error)) return false;
     if (t->limit < 0 && each_seconds > MEASURE_SECONDS + t->seconds) {
-        views_that_fit(t, all, each_seconds);
+        views_that_fit(t, all, 0, each_seconds);
         m->count = 0;
         return true;
     }
@@ -151,8 +153,7 @@ static bool measure_all(measuring *m, render_frame **frames, ad_message *error) 
     for (int i = 0; i < m->count && !cli_interrupted(); i++) {
         double start = cli_clock();
         if (!measure_one(m, frames[(int64_t)i * all / m->count], error)) return false;
-        if (i == 0) m->count = views_that_fit(t, all, cli_clock() - start);
-        if (m->count < 1) m->count = 1;
+        if (i == 0) m->count = views_that_fit(t, all, m->seen, cli_clock() - start);
     }
     return true;
 }
