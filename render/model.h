@@ -21,7 +21,8 @@ typedef struct render_traced {
 typedef struct render_field {
     const char *name;
     bool (*open)(render_model *model, ad_message *error);
-    // Rays in the unit cube. training: jitter and losses; capacity: most samples.
+    // Rays in the unit cube. training: jitter and losses; capacity: most samples. For views, where
+    // there is no look: at least one ray whole.
     void (*trace)(render_model *model, ad_tensor origins, ad_tensor directions, ad_tensor live,
                   int64_t capacity, bool training, render_traced *traced);
     // The next piece of each ray, for views: at most `most` samples behind from (rays). May be

@@ -16,7 +16,8 @@
 
 enum { POOL = 1 << 13, PIECE = 12, CAPACITY = 1 << 17 };
 
-// Less light than this changes no 8-bit value: a ray ends.
+// With less light than this a ray ends: a quarter of an 8-bit level at most, which may still round
+// to the next one.
 static const float dark = 1e-3f;
 
 typedef struct ray {
@@ -38,7 +39,7 @@ typedef struct viewing {
     render_view *view;
     ad_tensor row;           // the camera's numbers
     ray *pool;
-    int64_t count, most;     // rays in the pool, and at most
+    int64_t count, most;     // rays in the pool, and those that are traced at once, at most
     look look;
     void *memory;
 } viewing;
@@ -64,27 +65,27 @@ static ad_tensor ray_normals(render_model *model, ad_tensor origins, ad_tensor d
 
 /* ---- one piece of all rays */
 
-// Traces it; returns how many rays were, the first ones of the pool.
-static int64_t trace_piece(viewing *v) {
+// Traces it for the pool's first `count` rays; returns how many were traced, again the first ones.
+static int64_t trace_piece(viewing *v, int64_t count) {
     render_model *model = v->model;
     ad_context *ctx = model->ctx;
     look *l = &v->look;
     ad_tensor origins, directions, normal = {0};
     render_traced traced = {0};
-    uint32_t whole = (uint32_t)v->count;
-    size_t rays = (size_t)v->count;
+    uint32_t whole = (uint32_t)count;
+    size_t rays = (size_t)count;
     bool pieces = model->field->look != NULL;
-    for (int64_t i = 0; i < v->count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         l->ids[2 * i] = 0, l->ids[2 * i + 1] = (uint32_t)v->pool[i].pixel;
         l->from[i] = v->pool[i].from;
     }
     ad_scope_begin(ctx, "view");
     ad_no_grad_begin(ctx);
-    ad_tensor ids = ad_from(ctx, AD_U32, AD_SHAPE(v->count, 2), l->ids);
+    ad_tensor ids = ad_from(ctx, AD_U32, AD_SHAPE(count, 2), l->ids);
     render_camera_rays(ctx, v->row, (ad_tensor){0}, ids, &origins, &directions);
     if (pieces)
         model->field->look(model, origins, directions,
-                           ad_from(ctx, AD_F32, AD_SHAPE(v->count), l->from), PIECE, &traced);
+                           ad_from(ctx, AD_F32, AD_SHAPE(count), l->from), PIECE, &traced);
     else
         model->field->trace(model, origins, directions, (ad_tensor){0}, CAPACITY, false, &traced);
     ad_no_grad_end(ctx);
@@ -151,19 +152,18 @@ static bool trace_round(viewing *v, int64_t *next, int64_t pixels, ad_message *e
     ad_context *ctx = v->model->ctx;
     while (v->count < v->most && *next < pixels)
         v->pool[v->count++] = (ray){.pixel = (*next)++, .light = 1};
-    int64_t whole = trace_piece(v), kept = 0;
+    int64_t count = v->count < v->most ? v->count : v->most, kept = 0;
+    int64_t whole = trace_piece(v, count);
     if (ad_failed(ctx)) return ad_fail(error, "%s", ad_error_text(ctx));
     bool pieces = v->model->field->look != NULL, normals = v->view->normal != NULL;
-    if (whole == 0 && v->count == 1) whole = 1; // one ray with too many samples: leave it
     for (int64_t i = 0; i < v->count; i++) {
         if (i < whole && add_piece(&v->look, i, pieces, normals, &v->pool[i]))
             put_pixel(v, &v->pool[i]);
         else
             v->pool[kept++] = v->pool[i];
     }
-    // Where samples are many, fewer whole rays fit.
-    if (whole < v->count) v->most = whole ? whole : (v->count + 1) / 2;
-    else if (v->most < POOL) v->most = v->most * 2 < POOL ? v->most * 2 : POOL;
+    // Where samples are many, fewer whole rays fit: no more are set up.
+    if (whole < count) v->most = whole;
     v->count = kept;
     return true;
 }
