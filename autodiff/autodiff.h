@@ -308,7 +308,7 @@ ad_tensor ad_hvp(ad_context *ctx, ad_function f, void *user, ad_tensor x, ad_ten
 // gradients through x only; it and user must live as long as the tape. Not within a capture.
 typedef ad_tensor (*ad_fixed_step)(ad_context *ctx, ad_tensor y, const ad_tensor *x, void *user);
 typedef struct ad_fixed_point_options {
-    double tolerance;    // of the last change, by 1 + max |y|; 0: 1e-14 in f64, 1e-6 otherwise
+    double tolerance;    // of a change, by 1 + max |y| (slopes: max); 0: 1e-14 in f64, else 1e-6
     int steps;           // more are an error; 0: 1,000
 } ad_fixed_point_options;
 ad_tensor ad_fixed_point(ad_context *ctx, ad_fixed_step step, void *user, ad_tensor start, int n,

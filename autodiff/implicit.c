@@ -15,6 +15,7 @@
  * of <f_y' u, t> in u. Rules may not start tangents of their own. */
 #include "autodiff/core.h"
 
+#include <float.h>
 #include <math.h>
 
 enum { DERIVED_MAX = 6, DEFAULT_STEPS = 1000 };
@@ -98,7 +99,9 @@ static double largest(ad_context *ctx, ad_tensor x) {
     return ad_item(ctx, ad_max(ctx, ad_abs(ctx, x), AD_ALL_AXES, false));
 }
 
-// One step in a scope of its own; the old y ends. change: how far y moved, by 1 + max |y|.
+// One step in a scope of its own; the old y ends. change: how far y moved, by 1 + max |y|. What is
+// derived is linear in its cotangent or tangent, which may be of any size: by max |y| alone. The
+// smallest number there makes 0 / 0 zero.
 static ad_tensor advance(ad_context *ctx, const map *f, ad_tensor y, int n, const ad_tensor *x,
                          double *change) {
     ad_scope_begin(ctx, "step");
@@ -107,7 +110,8 @@ static ad_tensor advance(ad_context *ctx, const map *f, ad_tensor y, int n, cons
     const ad_record *to = from ? ad_record_of(ctx, z, "fixed_point") : NULL;
     if (to && (to->type != from->type || !ad_record_same_shape(to, from)))
         ad_raise(ctx, "fixed_point: the step gives another shape or type than it is given");
-    *change = largest(ctx, ad_sub(ctx, z, y)) / (1 + largest(ctx, z));
+    double one = !f->derived_count ? 1 : ad_type_of(ctx, z) == AD_F64 ? DBL_MIN : (double)FLT_MIN;
+    *change = largest(ctx, ad_sub(ctx, z, y)) / (one + largest(ctx, z));
     z = ad_keep(ctx, ad_apply1(ctx, &ad_op_identity, 1, &z, NULL));
     ad_scope_end(ctx);
     return z;
@@ -126,8 +130,9 @@ static ad_tensor search(ad_context *ctx, const map *f, ad_tensor start, int n,
         y = next;
     }
     if (isnan(change) || change > f->tolerance)
-        ad_raise(ctx, "fixed_point: after %d steps y still changed by %g of 1 + max |y|, %g was "
-                 "asked for: does the step contract%s?", done, change, f->tolerance,
+        ad_raise(ctx, "fixed_point: after %d steps y still changed by %g of %smax |y|, %g was "
+                 "asked for: does the step contract%s?", done, change,
+                 f->derived_count ? "" : "1 + ", f->tolerance,
                  f->derived_count ? " at the solution" : "");
     y = ad_keep(ctx, y);
     ad_scope_end(ctx);

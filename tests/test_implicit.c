@@ -1,5 +1,5 @@
 /* Implicit differentiation against closed forms and against what it must agree with: the same
- * derivatives through an unrolled loop. f64 throughout. */
+ * derivatives through an unrolled loop. f64 but for a few. */
 #include "autodiff/core.h"
 
 #include <criterion/criterion.h>
@@ -162,6 +162,39 @@ Test(implicit, a_parameter_gets_its_gradient_in_a_step) {
         for (int i = 0; i < 5; i++) near(slope[i], round + 1, 3e-6);
     }
     ad_close(ctx);
+}
+
+// Derivatives of size * total y, reverse, forward and reverse over reverse, by size.
+static void of_size(ad_type type, double size, double slope[3]) {
+    ad_context *ctx = open_context();
+    ad_tensor a = ad_watch(ctx, ad_full(ctx, type, AD_SHAPE(3), 0.9)), da, dda;
+    ad_tensor y = ad_fixed_point(ctx, cosine, NULL, a, 1, &a, NULL);
+    ad_tensor loss = ad_affine(ctx, total(ctx, y), size, 0);
+    ad_grad(ctx, loss, (ad_tensor){0}, 1, &a, &da, AD_GRAD_RECORD);
+    ad_grad(ctx, total(ctx, da), (ad_tensor){0}, 1, &a, &dda, 0);
+    ad_tensor dual = ad_dual(ctx, a, ad_full(ctx, type, AD_SHAPE(3), size));
+    y = ad_fixed_point(ctx, cosine, NULL, a, 1, &dual, NULL);
+    slope[0] = ad_item(ctx, total(ctx, da)), slope[1] = ad_item(ctx, total(ctx, dda));
+    slope[2] = ad_item(ctx, total(ctx, ad_tangent(ctx, y)));
+    for (int i = 0; i < 3 && size != 0; i++) slope[i] /= size;
+    good(ctx);
+    ad_close(ctx);
+}
+
+Test(implicit, derivatives_are_as_exact_of_any_size) {
+    static const double sizes[] = {1e-9, 1e-30, 1e9};
+    for (int narrow = 0; narrow < 2; narrow++) {
+        double one[3], other[3];
+        ad_type type = narrow ? AD_F32 : AD_F64;
+        of_size(type, 1, one);
+        for (int k = 0; k < 3; k++) {
+            of_size(type, sizes[k], other);
+            for (int i = 0; i < 3; i++)
+                near(other[i], one[i], (narrow ? 2e-5 : 1e-12) * fabs(one[i]));
+        }
+        of_size(type, 0, other);
+        for (int i = 0; i < 3; i++) near(other[i], 0, 0);
+    }
 }
 
 /* ---- refusals */
