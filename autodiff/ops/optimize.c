@@ -66,15 +66,34 @@ static void sgd_cpu(const ad_launch *launch) {
 
 /* ---- Adam: parameter, gradient, m, v, steps, rate, gate */
 
-// Entry t is the step's factor sqrt(1 - beta2^t) / (1 - beta1^t); beyond the table it is 1 to
-// f32's last digit or the last entry. roots: sqrt(1 - beta2^t). Entry 0 is not used.
-static void corrections(const ad_adam_options *o, float *table, float *roots) {
+// Entry t of the table is the step's factor sqrt(1 - beta2^t) / (1 - beta1^t), of roots
+// sqrt(1 - beta2^t); entry 0 is not used. From step `end` on both are 1 to f32's last digit. Where
+// that is beyond the tables (beta2 = .999: 17,329), the steps between are computed one by one.
+typedef struct adam_corrections {
+    float *table, *roots; // (TABLE + 1)
+    double end;
+} adam_corrections;
+
+static adam_corrections corrections(const ad_adam_options *o, float *workspace) {
+    adam_corrections c = {.table = workspace, .roots = workspace + TABLE + 1};
+    c.end = -25 * log(2) / log(fmax(o->beta1, o->beta2));
     double b1 = 1, b2 = 1;
     for (int t = 1; t <= TABLE; t++) {
         b1 *= o->beta1, b2 *= o->beta2;
-        roots[t] = (float)sqrt(1 - b2);
-        table[t] = (float)(sqrt(1 - b2) / (1 - b1));
+        c.roots[t] = (float)sqrt(1 - b2);
+        c.table[t] = (float)(sqrt(1 - b2) / (1 - b1));
     }
+    return c;
+}
+
+static void correction_at(const ad_adam_options *o, const adam_corrections *c, uint32_t t,
+                          float *correction, float *root) {
+    if (t <= TABLE) {
+        *correction = c->table[t], *root = c->roots[t];
+        return;
+    }
+    double b1 = t < c->end ? pow(o->beta1, t) : 0, b2 = t < c->end ? pow(o->beta2, t) : 0;
+    *root = (float)sqrt(1 - b2), *correction = (float)(sqrt(1 - b2) / (1 - b1));
 }
 
 // What a step of Adam needs to know about each number of a piece.
@@ -114,22 +133,35 @@ static inline bool any_not_zero(const float *g, int64_t n) {
     return any != 0;
 }
 
+// Those of the rows that have left the tables.
+static void late_corrections(const ad_adam_options *o, const adam_corrections *c, int rows,
+                             const uint32_t *touched, const uint32_t *counter, float *correction,
+                             float *root) {
+    for (int row = 0; row < rows; row++)
+        if (touched[row] && counter[row] > TABLE)
+            correction_at(o, c, counter[row], &correction[row], &root[row]);
+}
+
 // One step of `rows` <= PIECE rows of `width` <= PIECE numbers: the rows' counters first, then
 // their numbers, PIECE at a time.
 AD_INLINE void adam_rows(const ad_adam_options *o, int rows, int width, float rate, float factor,
-                         const float *table, const float *roots, uint32_t *counter, float *p,
-                         float *g, float *m, float *v) {
+                         const adam_corrections *c, uint32_t *counter, float *p, float *g,
+                         float *m, float *v) {
+    const float *table = c->table, *roots = c->roots;
     float correction[PIECE], root[PIECE];
-    uint32_t touched[PIECE];
+    uint32_t touched[PIECE], latest = 0;
     adam_steps steps;
     for (int row = 0; row < rows; row++) {
         uint32_t any = 0, bits;
         for (int i = 0; i < width; i++) memcpy(&bits, g + row * width + i, 4), any |= bits << 1;
         touched[row] = any ? ~0u : 0; // -0 is 0
         uint32_t t = counter[row] -= touched[row];
+        latest = t > latest ? t : latest;
         t = t < 1 ? 1 : t > TABLE ? TABLE : t;
         correction[row] = table[t], root[row] = roots[t];
     }
+    if (latest > TABLE && c->end > TABLE)
+        late_corrections(o, c, rows, touched, counter, correction, root);
     for (int at = 0; at < rows * width; at += PIECE) {
         int count = rows * width - at < PIECE ? rows * width - at : PIECE;
         for (int i = 0; i < count; i++) {
@@ -147,25 +179,25 @@ static void adam_sparse(const ad_launch *launch, const ad_adam_options *o, int64
     const ad_view *in = launch->input;
     float *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
     uint32_t *counter = in[4].data;
-    float *table = launch->workspace, *roots = table + TABLE + 1;
+    const adam_corrections c = corrections(o, launch->workspace);
     int64_t width = in[0].rank > 1 ? in[0].size[in[0].rank - 1] : 1, rows = width ? n / width : 0;
     int64_t group = width <= PIECE ? PIECE : 1, groups = (rows + group - 1) / group;
-    corrections(o, table, roots);
 #pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 256) if (n > 65536)
     for (int64_t i = 0; i < groups; i++) {
         int64_t first = i * group, at = first * width;
         int count = rows - first < group ? (int)(rows - first) : (int)group;
         if (!any_not_zero(g + at, count * width)) continue;
         if (width == 4 && count == PIECE) { // a hash table: sizes known to the compiler
-            adam_rows(o, PIECE, 4, rate, factor, table, roots, counter + first, p + at, g + at,
-                      m + at, v + at);
+            adam_rows(o, PIECE, 4, rate, factor, &c, counter + first, p + at, g + at, m + at,
+                      v + at);
         } else if (width <= PIECE) {
-            adam_rows(o, count, (int)width, rate, factor, table, roots, counter + first, p + at,
-                      g + at, m + at, v + at);
+            adam_rows(o, count, (int)width, rate, factor, &c, counter + first, p + at, g + at,
+                      m + at, v + at);
         } else {
             adam_steps steps;
-            uint32_t t = ++counter[first];
-            same_steps(table[t < TABLE ? t : TABLE], roots[t < TABLE ? t : TABLE], &steps);
+            float correction, root;
+            correction_at(o, &c, ++counter[first], &correction, &root);
+            same_steps(correction, root, &steps);
             for (int64_t end = at + width; at < end; at += PIECE)
                 adam_piece(o, end - at < PIECE ? (int)(end - at) : PIECE, rate, factor, &steps,
                            p + at, g + at, m + at, v + at);
