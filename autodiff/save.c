@@ -1,8 +1,8 @@
 /* ad_save and ad_load: tensors of a context as the arrays of a safetensors file.
  *
- * A file is written with the bytes of one tensor at a time on the host. A file is read in two
- * passes: every array is found and compared first, so that a file of another model changes
- * nothing. */
+ * A file is written with the bytes of one tensor at a time on the host. A file is read whole before
+ * anything is changed: neither one of another model nor a disk that fails midway changes a
+ * tensor. */
 #include "autodiff/save.h"
 
 #include <stdlib.h>
@@ -81,15 +81,13 @@ bool ad_save(ad_context *ctx, const char *path, int count, const ad_tensor *tens
     return good;
 }
 
-static bool load(const ad_safetensors *file, const ad_safetensors_tensor *found, ad_context *ctx,
-                 ad_tensor tensor, ad_message *error) {
-    size_t bytes = (size_t)found->bytes;
-    void *data = malloc(bytes + 1);
-    bool good = data || ad_fail(error, "%s: out of memory", file->path);
-    good = good && ad_safetensors_read(file, data, found, 0, bytes, error);
-    if (good && !ad_write(ctx, tensor, data, bytes)) good = context_failed(ctx, file->path, error);
+static void *read_whole(const ad_safetensors *file, const ad_safetensors_tensor *found,
+                        ad_message *error) {
+    void *data = malloc((size_t)found->bytes + 1);
+    if (!data) ad_fail(error, "%s: out of memory", file->path);
+    else if (ad_safetensors_read(file, data, found, 0, (size_t)found->bytes, error)) return data;
     free(data);
-    return good;
+    return NULL;
 }
 
 bool ad_load(ad_context *ctx, const char *path, int count, const ad_tensor *tensors,
@@ -98,7 +96,8 @@ bool ad_load(ad_context *ctx, const char *path, int count, const ad_tensor *tens
     ad_safetensors file = {0};
     ad_safetensors_source *wanted = calloc(n + 1, sizeof *wanted);
     const ad_safetensors_tensor **found = calloc(n + 1, sizeof *found);
-    bool good = wanted && found ? true : ad_fail(error, "%s: out of memory", path);
+    void **data = calloc(n + 1, sizeof *data);
+    bool good = wanted && found && data ? true : ad_fail(error, "%s: out of memory", path);
     good = good && describe(ctx, path, count, tensors, wanted, error)
         && ad_safetensors_open(&file, path, error);
     for (size_t i = 0; i < n && good; i++) {
@@ -106,8 +105,13 @@ bool ad_load(ad_context *ctx, const char *path, int count, const ad_tensor *tens
         found[i] = ad_safetensors_expect(&file, w->name, w->dtype, w->rank, w->shape, error);
         good = found[i] != NULL;
     }
-    for (size_t i = 0; i < n && good; i++) good = load(&file, found[i], ctx, tensors[i], error);
+    for (size_t i = 0; i < n && good; i++)
+        good = (data[i] = read_whole(&file, found[i], error)) != NULL;
+    for (size_t i = 0; i < n && good; i++)
+        good = ad_write(ctx, tensors[i], data[i], (size_t)found[i]->bytes)
+            || context_failed(ctx, path, error);
     ad_safetensors_free(&file);
-    free(found), free(wanted);
+    for (size_t i = 0; i < n && data; i++) free(data[i]);
+    free(data), free(found), free(wanted);
     return good;
 }

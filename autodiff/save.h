@@ -27,7 +27,7 @@ extern "C" {
 bool ad_save(ad_context *ctx, const char *path, int count, const ad_tensor *tensors,
              ad_message *error);
 // Each name must be in the file with this type and shape; what else is there is passed over. No
-// tensor is written before all have been found.
+// tensor is written before all have been found and read.
 bool ad_load(ad_context *ctx, const char *path, int count, const ad_tensor *tensors,
              ad_message *error);
 
