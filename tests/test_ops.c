@@ -30,6 +30,8 @@ static const ad_shape small[] = {
     {4, {2, 1, 3, 2}}, {1, {1}}, {2, {4, 4}}, {5, {2, 1, 2, 1, 3}}, {6, {1, 2, 1, 3, 1, 2}}};
 static const ad_shape empty[] = {{1, {0}}, {2, {0, 3}}, {2, {3, 0}}, {3, {2, 0, 2}}};
 static const ad_shape medium[] = {{2, {300, 70}}, {1, {40000}}};
+// From AD_PARALLEL_LEAST on, so that threads do share the work.
+static const ad_shape shared[] = {{2, {700, 110}}, {1, {70000}}};
 static const ad_shape large[] = {{1, {(1 << 20) + 77}}, {2, {1100, 1000}}};
 #undef R
 #define COUNT(array) (int)(sizeof array / sizeof *array)
@@ -66,9 +68,9 @@ static const stage stages[] = {
     {HARNESS_EMPTY, harness_check_runs, AD_U32, empty, COUNT(empty), 8, false},
     {HARNESS_LARGE, harness_check_agree, AD_F32, large, COUNT(large), 1, false},
     {HARNESS_LARGE, harness_check_runs, AD_U32, large, 1, 1, false},
-    {HARNESS_BITS, harness_check_bits, AD_F32, medium, COUNT(medium), 3, false},
+    {HARNESS_BITS, harness_check_bits, AD_F32, shared, COUNT(shared), 3, false},
     {HARNESS_BITS, harness_check_bits, AD_F32, small, 5, 3, false},
-    {HARNESS_BITS, harness_check_bits, AD_U32, medium, COUNT(medium), 2, false},
+    {HARNESS_BITS, harness_check_bits, AD_U32, shared, COUNT(shared), 2, false},
     {HARNESS_REPLAY, harness_check_replay, AD_F32, small, 5, 4, false},
     {HARNESS_REPLAY, harness_check_replay, AD_U32, small, 3, 2, false},
 };
