@@ -11,7 +11,7 @@
 
 typedef enum harness_category {
     HARNESS_AGREE,      // f32 against f64, forward and gradient
-    HARNESS_INTEGER,    // i32 and u32 run
+    HARNESS_INTEGER,    // i32 and u32 against f64 modulo 2^32
     HARNESS_STORAGE,    // f16 and bf16
     HARNESS_DOT,        // <J v, w> = <v, J' w>
     HARNESS_TAYLOR,     // remainders fall as h^2 and, with the Hessian term, as h^3
@@ -81,6 +81,12 @@ bool harness_near(harness *h, const harness_case *c, int operand, int64_t index,
 // Two tensors within tolerance times the largest magnitude of `expected` (at least `scale`).
 bool harness_close_to(harness *h, const harness_case *c, int operand, ad_tensor got,
                       ad_tensor expected, double tolerance, double scale);
+// ... each element within tolerance times its own magnitude (or that of the terms it adds up, if
+// sizes are given) and a part of the largest one's: HARNESS_FLOOR; and absolute.
+#define HARNESS_FLOOR (1. / 64)
+bool harness_close_each(harness *h, const harness_case *c, int operand, ad_tensor got,
+                        ad_tensor expected, double tolerance, const double *sizes,
+                        double absolute);
 // An error of the context is a fault, and cleared.
 bool harness_sound(harness *h, const harness_case *c);
 void harness_fault(harness *h, const harness_case *c, const char *format, ...);
@@ -101,6 +107,7 @@ void harness_check_same(harness *h, const harness_case *c);
 
 void harness_check_agree(harness *h, const harness_case *c); // an f32 case
 void harness_check_runs(harness *h, const harness_case *c);
+void harness_check_integer(harness *h, const harness_case *c); // an i32 or u32 case
 void harness_check_storage(harness *h, const harness_case *c); // an f16 or bf16 case
 void harness_check_views(harness *h, const harness_case *c);
 void harness_check_bits(harness *h, const harness_case *c);

@@ -223,21 +223,49 @@ bool harness_near(harness *h, const harness_case *c, int operand, int64_t index,
     return false;
 }
 
+// Both as doubles, of one count; false after a fault. free().
+static bool both(harness *h, const harness_case *c, int operand, ad_tensor got,
+                 ad_tensor expected, double **a, double **b, int64_t *n) {
+    int64_t m = 0;
+    *a = harness_values(h->ctx, got, n);
+    *b = *a ? harness_values(h->ctx, expected, &m) : NULL;
+    if (!harness_sound(h, c) || !*a || !*b) return false;
+    if (*n != m)
+        harness_fault(h, c, "operand %d: %lld elements against %lld", operand, (long long)*n,
+                      (long long)m);
+    return *n == m;
+}
+
+static double largest(const double *value, int64_t n, double least) {
+    for (int64_t k = 0; k < n; k++)
+        if (isfinite(value[k])) least = fmax(least, fabs(value[k]));
+    return least;
+}
+
 bool harness_close_to(harness *h, const harness_case *c, int operand, ad_tensor got,
                       ad_tensor expected, double tolerance, double scale) {
-    int64_t n, m;
-    double *a = harness_values(h->ctx, got, &n);
-    double *b = a ? harness_values(h->ctx, expected, &m) : NULL;
-    bool good = harness_sound(h, c) && a && b;
-    if (good && n != m) {
-        harness_fault(h, c, "operand %d: %lld elements against %lld", operand, (long long)n,
-                      (long long)m);
-        good = false;
-    }
-    for (int64_t k = 0; k < n && good; k++)
-        if (isfinite(b[k])) scale = fmax(scale, fabs(b[k]));
+    int64_t n = 0;
+    double *a, *b;
+    bool good = both(h, c, operand, got, expected, &a, &b, &n);
+    if (good) scale = largest(b, n, scale);
     for (int64_t k = 0; k < n && good; k++)
         good = harness_near(h, c, operand, k, a[k], b[k], tolerance * scale);
+    free(a), free(b);
+    return good;
+}
+
+bool harness_close_each(harness *h, const harness_case *c, int operand, ad_tensor got,
+                        ad_tensor expected, double tolerance, const double *sizes,
+                        double absolute) {
+    int64_t n = 0;
+    double *a, *b, scale = 0;
+    bool good = both(h, c, operand, got, expected, &a, &b, &n);
+    if (good) scale = sizes ? largest(sizes, n, largest(b, n, 0)) : largest(b, n, 0);
+    for (int64_t k = 0; k < n && good; k++) {
+        double size = sizes ? fmax(fabs(b[k]), fabs(sizes[k])) : fabs(b[k]);
+        double within = tolerance * (size + HARNESS_FLOOR * scale) + absolute;
+        good = harness_near(h, c, operand, k, a[k], b[k], within);
+    }
     free(a), free(b);
     return good;
 }

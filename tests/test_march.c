@@ -350,3 +350,105 @@ Test(march, steps_grow_with_distance) {
     }
     ad_close(ctx);
 }
+
+/* ---- what is no ray, and what is no grid */
+
+// Rays with a number that is not finite have no samples, those beside them have theirs; a ray that
+// leads nowhere, or far with every step, ends all the same.
+static void check_odd_rays(int cascades, double cone, uint32_t word) {
+    enum { ODD = 12, ROOM = ODD * 2048 };
+    static float t[ROOM];
+    const float nan = NAN, inf = INFINITY, far = 3e38f;
+    const float from[ODD][3] = {{-1, 0.53f, 0.47f}, {nan, 0.5f, 0.5f}, {-1, inf, 0.5f},
+                                {-1, 0.5f, -inf}, {-1, 0.53f, 0.47f}, {-1, 0.53f, 0.47f},
+                                {-1, 0.53f, 0.47f}, {0.5f, 0.5f, 0.5f}, {0.5f, 0.5f, 0.5f},
+                                {far, -far, far}, {0.3f, 0.5f, 0.5f}, {-1, 0.53f, 0.47f}};
+    const float way[ODD][3] = {{1, 0, 0}, {1, 0, 0}, {1, 0, 0}, {1, 0, 0}, {nan, 0, 0},
+                               {1, inf, 0}, {1, 0, -inf}, {0, 0, 0}, {far, far, -far},
+                               {-far, far, -far}, {1e-30f, 0, 1e-12f}, {1, 0, 0}};
+    uint32_t offsets[ODD + 1];
+    int64_t words = render_occupancy_words(cascades, N);
+    ad_context *ctx = ad_open(&(ad_options){.threads = 2});
+    render_march_options options = {
+        .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = cascades}, .resolution = N,
+        .steps = STEPS, .cone_angle = cone, .capacity = ROOM};
+    render_samples at;
+    ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(ODD, 3), from);
+    ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(ODD, 3), way);
+    ad_tensor grid = ad_full(ctx, AD_U32, AD_SHAPE(words), word);
+    render_march(ctx, o, d, grid, (ad_tensor){0}, &options, &at);
+    ad_read(ctx, at.offsets, offsets, sizeof offsets), ad_read(ctx, at.t, t, sizeof t);
+    cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+    uint32_t first = offsets[1], last = offsets[ODD] - offsets[ODD - 1];
+    cr_expect(first == last && (word ? first > 10 : first == 0), "%u and %u samples", first, last);
+    for (int ray = 1; ray < 7; ray++)
+        cr_expect(offsets[ray + 1] == offsets[ray], "ray %d has samples", ray);
+    for (uint32_t k = 0; k < offsets[ODD]; k++) cr_assert(isfinite(t[k]), "sample %u", k);
+    // Nor is there anything in front of a camera whose near plane is nowhere.
+    options.near_distance = nan;
+    render_march(ctx, o, d, grid, (ad_tensor){0}, &options, &at);
+    ad_read(ctx, at.offsets, offsets, sizeof offsets);
+    cr_expect(!ad_failed(ctx) && offsets[ODD] == 0, "%u samples", offsets[ODD]);
+    ad_close(ctx);
+}
+
+Test(march, what_is_no_ray_has_no_samples) {
+    for (int full = 0; full < 2; full++) {
+        check_odd_rays(1, 0, full ? ~0u : 0);
+        check_odd_rays(2, 1.0 / 64, full ? ~0u : 0);
+    }
+}
+
+// What would be read as other bits than it is, or past its end, is an error.
+Test(march, operands_of_another_kind_are_errors) {
+    enum { GOOD, WIDE, GRID, SHORT, LIVE, NO_LIVE, MANY_LIVE, CASES };
+    static const char *const word[] = {"", "f32 (rays, 3)", "u32, not f32", "130 u32, not u32 (129",
+                                       "one u32", "one u32", "one u32"};
+    int64_t words = render_occupancy_words(1, N);
+    for (int i = 0; i < CASES; i++) {
+        ad_context *ctx = ad_open(NULL);
+        render_march_options options = {
+            .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 1}, .resolution = N,
+            .steps = STEPS, .capacity = CAPACITY};
+        render_samples at;
+        ad_tensor o = ad_zeros(ctx, RAYS, 3), d = ad_cast(ctx, o, i == WIDE ? AD_F64 : AD_F32);
+        ad_tensor grid = ad_full(ctx, i == GRID ? AD_F32 : AD_U32,
+                                 AD_SHAPE(i == SHORT ? words - 1 : words), 1);
+        ad_tensor live = ad_full(ctx, i == LIVE ? AD_F32 : AD_U32,
+                                 AD_SHAPE(i == NO_LIVE ? 0 : i == MANY_LIVE ? 2 : 1), RAYS);
+        bool good = render_march(ctx, o, d, grid, live, &options, &at);
+        cr_expect(good == (i == GOOD) && ad_failed(ctx) == (i != GOOD), "case %d", i);
+        cr_expect(i == GOOD || strstr(ad_error_text(ctx), word[i]), "case %d: %s", i,
+                  ad_error_text(ctx));
+        ad_close(ctx);
+    }
+}
+
+Test(occupancy, operands_of_another_kind_are_errors) {
+    enum { GOOD, GRID, SHORT, SIZE, NEGATIVE, VALUE, CELLS_WIDE, DENSITY, UPDATE_GRID, TABLE,
+           UPDATE_SIZE, CASES };
+    int64_t words = render_occupancy_words(1, N);
+    for (int i = 0; i < CASES; i++) {
+        ad_context *ctx = ad_open(NULL);
+        bool update = i >= VALUE;
+        ad_tensor c, p, grid = ad_full(ctx, i == GRID || i == UPDATE_GRID ? AD_F32 : AD_U32,
+                                       AD_SHAPE(i == SHORT ? words - 1 : words), 0);
+        if (!update || i == VALUE) {
+            bool good = render_occupancy_draw(ctx, grid, i == SIZE ? 0 : 1, N, -1,
+                                              i == NEGATIVE ? -1 : 3, 2, &c, &p);
+            cr_expect(good == (i == GOOD || i == VALUE), "case %d", i);
+        }
+        ad_tensor value = ad_full(ctx, i == VALUE ? AD_U32 : AD_F32, AD_SHAPE(CELLS), 0);
+        ad_shape shape = i == TABLE ? AD_SHAPE(3, 1) : AD_SHAPE(3);
+        ad_tensor cells = ad_full(ctx, i == CELLS_WIDE ? AD_I32 : AD_U32, shape, 0);
+        ad_tensor sigma = ad_full(ctx, i == DENSITY ? AD_F64 : AD_F32, shape, 0);
+        if (update || i == GOOD)
+            render_occupancy_update(ctx, ad_state(ctx, "value", value), ad_state(ctx, "bits", grid),
+                                    cells, sigma, 1, i == UPDATE_SIZE ? 12 : N, 0.01, false);
+        const char *text = ad_error_text(ctx);
+        cr_expect(ad_failed(ctx) == (i != GOOD), "case %d", i);
+        cr_expect(i == GOOD || strstr(text, update ? "occupancy_update" : "occupancy_cells"),
+                  "case %d: %s", i, text);
+        ad_close(ctx);
+    }
+}

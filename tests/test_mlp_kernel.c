@@ -3,9 +3,9 @@
 // that the bits do not depend on the number of threads.
 //
 // In bf16 the reference rounds where the kernel rounds, so what is left are the differences of
-// f32 sums, and now and then a hidden number that rounds to the other neighbour. Where one next to
-// the kink of the activation does, the gradient of that row takes another path: 49 of 50 numbers
-// are held to 2^-7 of their scale, all to 2^-2.
+// f32 sums, and now and then a hidden number that rounds to the other neighbour: 49 of 50 numbers
+// are held to 2^-7 of their scale, all to 2^-4. Where a number so close to the kink of the
+// activation does, the gradient takes another path: such rows are given no cotangent.
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -29,6 +29,7 @@ typedef struct network {
 typedef struct reference {
     double *h[AD_CPU_MLP_LAYERS_MAX + 1]; // h[0] = x, h[layers] = y
     double *dx;
+    bool *near_kink; // (rows) a hidden number is
     double *dweights[AD_CPU_MLP_LAYERS_MAX], *dbiases[AD_CPU_MLP_LAYERS_MAX];
 } reference;
 
@@ -125,6 +126,7 @@ static double slope(const ad_cpu_mlp *mlp, double h) {
 
 static void reference_forward(const network *net, reference *ref) {
     const ad_cpu_mlp *mlp = &net->mlp;
+    ref->near_kink = calloc((size_t)net->rows + 1, sizeof *ref->near_kink);
     ref->h[0] = calloc((size_t)(net->rows * mlp->width[0] + 1), sizeof(double));
     for (int64_t r = 0; r < net->rows; r++)
         for (int k = 0; k < mlp->width[0]; k++)
@@ -137,7 +139,11 @@ static void reference_forward(const network *net, reference *ref) {
                 double z = mlp->has_bias ? (double)net->biases[l][o] : 0;
                 for (int k = 0; k < in; k++)
                     z += ref->h[l][r * in + k] * rounded(mlp, (double)net->weights[l][o * in + k]);
-                if (l + 1 < mlp->layers) z = rounded(mlp, activated(mlp, z));
+                if (l + 1 < mlp->layers) {
+                    bool kink = mlp->hidden_activation != AD_CPU_IDENTITY;
+                    ref->near_kink[r] |= kink && fabs(z) < 0x1p-8;
+                    z = rounded(mlp, activated(mlp, z));
+                }
                 ref->h[l + 1][r * out + o] = z;
             }
     }
@@ -178,7 +184,18 @@ static void reference_backward(const network *net, reference *ref) {
 static void reference_free(const network *net, reference *ref) {
     for (int l = 0; l <= net->mlp.layers; l++) free(ref->h[l]);
     for (int l = 0; l < net->mlp.layers; l++) free(ref->dweights[l]), free(ref->dbiases[l]);
-    free(ref->dx);
+    free(ref->dx), free(ref->near_kink);
+}
+
+// No cotangent for the rows near a kink; false if none is left.
+static bool keep_off_kinks(network *net, const reference *ref) {
+    const int out = net->mlp.width[net->mlp.layers];
+    int64_t left = 0;
+    for (int64_t r = 0; r < net->rows; r++) {
+        left += !ref->near_kink[r];
+        for (int o = 0; o < out && ref->near_kink[r]; o++) net->dy[r * net->y_stride + o] = 0;
+    }
+    return left > 0;
 }
 
 static void check_close(const char *name, const network *net, const float *got, int64_t stride,
@@ -194,7 +211,7 @@ static void check_close(const char *name, const network *net, const float *got, 
             worst = fmax(worst, error);
             off += error > tolerance * scale;
         }
-    const bool close = net->mlp.bf16 ? off <= rows * columns / 50 && worst <= scale / 4 : off == 0;
+    const bool close = net->mlp.bf16 ? off <= rows * columns / 50 && worst <= scale / 16 : off == 0;
     cr_assert(close,
               "%s of %d layers %d-%d-..-%d, bf16 %d, activation %d, %lld rows: off by %g of %g",
               name, net->mlp.layers, net->mlp.width[0], net->mlp.width[1],
@@ -206,9 +223,10 @@ static void check_network(ad_cpu_mlp mlp, int64_t rows, int extra) {
     network net = network_make(mlp, rows, extra);
     reference ref = {0};
     const int in = mlp.width[0], out = mlp.width[mlp.layers];
+    reference_forward(&net, &ref);
+    if (mlp.bf16 && !keep_off_kinks(&net, &ref)) cr_assert(rows < 64, "nothing is left to compare");
     run_forward(&net, 2, true);
     run_backward(&net, 2, true, false);
-    reference_forward(&net, &ref);
     reference_backward(&net, &ref);
     check_close("y", &net, net.y, net.y_stride, ref.h[mlp.layers], rows, out);
     check_close("dx", &net, net.dx, net.x_stride, ref.dx, rows, in);

@@ -48,8 +48,8 @@ typedef struct stage {
 #define SMALL small, COUNT(small), 16
 static const stage stages[] = {
     {HARNESS_AGREE, harness_check_agree, AD_F32, SMALL, false},
-    {HARNESS_INTEGER, harness_check_runs, AD_I32, SMALL, false},
-    {HARNESS_INTEGER, harness_check_runs, AD_U32, SMALL, false},
+    {HARNESS_INTEGER, harness_check_integer, AD_I32, SMALL, false},
+    {HARNESS_INTEGER, harness_check_integer, AD_U32, SMALL, false},
     {HARNESS_STORAGE, harness_check_storage, AD_BF16, small, 4, 4, false},
     {HARNESS_STORAGE, harness_check_storage, AD_F16, small, 4, 4, false},
     {HARNESS_GRADIENT, harness_check_gradient, AD_F64, SMALL, true},
@@ -67,7 +67,7 @@ static const stage stages[] = {
     {HARNESS_EMPTY, harness_check_runs, AD_F32, empty, COUNT(empty), 8, false},
     {HARNESS_EMPTY, harness_check_runs, AD_U32, empty, COUNT(empty), 8, false},
     {HARNESS_LARGE, harness_check_agree, AD_F32, large, COUNT(large), 1, false},
-    {HARNESS_LARGE, harness_check_runs, AD_U32, large, 1, 1, false},
+    {HARNESS_LARGE, harness_check_integer, AD_U32, large, 1, 1, false},
     {HARNESS_BITS, harness_check_bits, AD_F32, shared, COUNT(shared), 3, false},
     {HARNESS_BITS, harness_check_bits, AD_F32, small, 5, 3, false},
     {HARNESS_BITS, harness_check_bits, AD_U32, shared, COUNT(shared), 2, false},

@@ -73,24 +73,32 @@ Test(view, a_uniform_fog_is_as_thick_as_the_formula_says) {
     cr_expect(inside > 20 && outside > 20, "%d, %d", inside, outside);
 }
 
-// The field's own way of tracing whole rays, with its culling, sees the same.
-Test(view, pieces_add_up_to_whole_rays) {
-    static float colour[PIXELS][3], opacity[PIXELS];
+// All rays by the field's own way of tracing whole ones, with its culling.
+static void trace(render_model *model, ad_tensor *origins, ad_tensor *directions,
+                  render_traced *traced) {
+    ad_context *ctx = model->ctx;
     float row[RENDER_CAMERA_NUMBERS];
     uint32_t ids[PIXELS][2];
+    cr_assert(render_cameras_pack(&camera, 1, &model->domain, row));
+    for (uint32_t i = 0; i < PIXELS; i++) ids[i][0] = 0, ids[i][1] = i;
+    *traced = (render_traced){0};
+    ad_no_grad_begin(ctx);
+    render_camera_rays(ctx, ad_from(ctx, AD_F32, AD_SHAPE(1, RENDER_CAMERA_NUMBERS), row),
+                       (ad_tensor){0}, ad_from(ctx, AD_U32, AD_SHAPE(PIXELS, 2), ids), origins,
+                       directions);
+    model->field->trace(model, *origins, *directions, (ad_tensor){0}, 1 << 16, false, traced);
+    ad_no_grad_end(ctx);
+    cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+}
+
+Test(view, pieces_add_up_to_whole_rays) {
+    static float colour[PIXELS][3], opacity[PIXELS];
+    ad_tensor origins, directions;
+    render_traced traced;
     ad_context *ctx;
     see(&a, true, 2);
     render_model *model = open_model(&ctx, 2);
-    cr_assert(render_cameras_pack(&camera, 1, &model->domain, row));
-    for (uint32_t i = 0; i < PIXELS; i++) ids[i][0] = 0, ids[i][1] = i;
-    ad_tensor origins, directions;
-    render_traced traced = {0};
-    ad_no_grad_begin(ctx);
-    render_camera_rays(ctx, ad_from(ctx, AD_F32, AD_SHAPE(1, RENDER_CAMERA_NUMBERS), row),
-                       (ad_tensor){0}, ad_from(ctx, AD_U32, AD_SHAPE(PIXELS, 2), ids), &origins,
-                       &directions);
-    model->field->trace(model, origins, directions, (ad_tensor){0}, 1 << 16, false, &traced);
-    ad_no_grad_end(ctx);
+    trace(model, &origins, &directions, &traced);
     ad_read(ctx, traced.pixels.colour, colour, sizeof colour);
     ad_read(ctx, traced.pixels.opacity, opacity, sizeof opacity);
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
@@ -115,4 +123,75 @@ Test(view, colours_are_the_same_alone) {
     see(&a, true, 2), see(&b, false, 1);
     cr_expect(memcmp(a.colour, b.colour, sizeof a.colour) == 0);
     for (int i = 0; i < PIXELS; i++) cr_expect(b.opacity[i] == 0 && b.depth[i] == 0);
+}
+
+// A normal is the mean of the unit vectors down the density's slope, each counting as its sample
+// does in the picture: here summed over whole rays, from the definition.
+Test(view, normals_are_weighted_means_of_slopes) {
+    enum { CAPACITY = 1 << 16 };
+    static float slope[CAPACITY][3], weight[CAPACITY];
+    uint32_t offsets[PIXELS + 1];
+    ad_tensor origins, directions, slopes = {0};
+    render_traced traced;
+    ad_context *ctx;
+    see(&a, true, 2);
+    render_model *model = open_model(&ctx, 2);
+    trace(model, &origins, &directions, &traced);
+    const render_samples *at = &traced.samples;
+    ad_read(ctx, traced.pixels.weight, weight, sizeof weight);
+    ad_read(ctx, at->offsets, offsets, sizeof offsets);
+    ad_tensor points = ad_watch(ctx, render_points(ctx, origins, directions, at->t, at->offsets));
+    ad_tensor sigma = model->field->density(model, points, at->count);
+    ad_grad(ctx, ad_sum(ctx, sigma, AD_ALL_AXES, false), (ad_tensor){0}, 1, &points, &slopes, 0);
+    ad_read(ctx, slopes, slope, sizeof slope);
+    cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+    int compared = 0;
+    for (int i = 0; i < PIXELS; i++) {
+        double sum[3] = {0}, length = 0;
+        for (uint32_t k = offsets[i]; k < offsets[i + 1]; k++) {
+            double size = sqrt(pow(slope[k][0], 2) + pow(slope[k][1], 2) + pow(slope[k][2], 2));
+            for (int axis = 0; axis < 3 && size > 0; axis++)
+                sum[axis] -= weight[k] * slope[k][axis] / size;
+        }
+        for (int axis = 0; axis < 3; axis++) length += sum[axis] * sum[axis];
+        length = sqrt(length);
+        if (a.opacity[i] <= 0.5f || length < 0.02) continue; // a sum of nearly nothing
+        compared++;
+        for (int axis = 0; axis < 3; axis++)
+            cr_expect(fabs(a.normal[3 * i + axis] - sum[axis] / length) < 1e-3,
+                      "pixel %d, axis %d: %g, not %g", i, axis, (double)a.normal[3 * i + axis],
+                      sum[axis] / length);
+    }
+    cr_expect(compared > 20, "%d", compared);
+    render_model_close(model);
+    ad_close(ctx);
+}
+
+// The reference field traces some 80 rays at once; a row of the picture is fewer than that.
+Test(view, many_rays_are_traced_in_turns) {
+    enum { SAMPLES = 192 };
+    static float all[3 * PIXELS], row[3 * WIDTH];
+    ad_message error = {{0}};
+    ad_context *ctx = ad_open(&(ad_options){.seed = 5, .threads = 2});
+    render_settings settings = {.field = "mlp", .width = 16, .march_steps = SAMPLES};
+    render_model *model = render_model_open(ctx, &settings, &scene, 1, &error);
+    cr_assert_not_null(model, "%s", error.text);
+    cr_assert(render_model_view(model, &camera, blue, &(render_view){.colour = all}, &error), "%s",
+              error.text);
+    double apart = 0;
+    for (int y = 0; y < HEIGHT; y++) {
+        render_camera one = camera;
+        one.height = 1, one.cy -= y;
+        cr_assert(render_model_view(model, &one, blue, &(render_view){.colour = row}, &error),
+                  "%s", error.text);
+        for (int i = 0; i < 3 * WIDTH; i++) {
+            float same = all[3 * WIDTH * y + i];
+            cr_expect(fabsf(row[i] - same) < 1e-5f, "row %d: %g, not %g", y, (double)same,
+                      (double)row[i]);
+            apart = fmax(apart, fabsf(row[i] - all[i]));
+        }
+    }
+    cr_expect(apart > 0.01, "all rows are alike");
+    render_model_close(model);
+    ad_close(ctx);
 }

@@ -39,12 +39,14 @@ static void march_infer(ad_infer *call) {
     const ad_view *in = call->input;
     int64_t rays = in[ORIGIN].size[0];
     if (in[ORIGIN].rank != 2 || in[ORIGIN].size[1] != 3
-        || !ad_view_same_shape(&in[ORIGIN], &in[DIRECTION]) || in[ORIGIN].type != AD_F32)
+        || !ad_view_same_shape(&in[ORIGIN], &in[DIRECTION]) || in[ORIGIN].type != AD_F32
+        || in[DIRECTION].type != AD_F32)
         ad_infer_fail(call, "origins and directions are f32 (rays, 3)");
-    else if (ad_view_count(&in[BITS]) != occupancy_words(a->cascades, a->resolution))
-        ad_infer_fail(call, "the occupancy grid has %lld words, %lld expected",
-                      (long long)ad_view_count(&in[BITS]),
-                      (long long)occupancy_words(a->cascades, a->resolution));
+    else if (!occupancy_good_bits(call, &in[BITS], a->cascades, a->resolution))
+        return;
+    else if (ad_view_present(&in[LIVE])
+             && (in[LIVE].type != AD_U32 || ad_view_count(&in[LIVE]) != 1))
+        ad_infer_fail(call, "the number of live rays is one u32");
     else if (ad_view_present(&in[FROM])
              && (in[FROM].type != AD_F32 || ad_view_count(&in[FROM]) != rays))
         ad_infer_fail(call, "from is f32 (rays)");
@@ -105,11 +107,22 @@ typedef struct ray {
     int first;              // the first sample that is wanted
 } ray;
 
-// Where the ray is inside the box, and its first sample behind `from`; false where it never is.
+// Steps as a whole number: no more than there are, whatever the share.
+static int whole_steps(float steps) { return steps < STEPS_MAX ? (int)steps : STEPS_MAX; }
+
+// The cell along an axis, of n; the outermost ones reach on without end.
+static int whole_cell(float cell, float n) {
+    cell = cell > 0 ? cell : 0; // NaN: the first
+    return (int)(cell < n - 1 ? cell : n - 1);
+}
+
+// Where the ray is inside the box, and its first sample behind `from`; false where it never is, or
+// where it is no ray: a number that is not finite.
 static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t number, float from) {
     r->near = a->near_distance, r->far = 1e9f;
     for (int axis = 0; axis < 3; axis++) {
         float d = r->direction[axis];
+        if (!isfinite(r->origin[axis]) || !isfinite(d)) return false;
         if (fabsf(d) < 1e-9f) d = d < 0 ? -1e-9f : 1e-9f;
         r->inverse[axis] = 1 / d;
         float t0 = (a->low[axis] - r->origin[axis]) * r->inverse[axis];
@@ -118,7 +131,7 @@ static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t num
         if (first > r->near) r->near = first;
         if (last < r->far) r->far = last;
     }
-    if (!(r->near < r->far)) return false; // also for NaN
+    if (!isfinite(r->near) || !(r->near < r->far)) return false;
     float shift = 0.5f;
     if (a->jitter) {
         ad_random_words words = ad_random_philox(number, 0, a->ordinal, step, (uint32_t)a->seed,
@@ -130,7 +143,7 @@ static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t num
     r->first = 0;
     if (from > r->near) {
         float skipped = s_of(a, from) - r->start;
-        r->first = skipped < 0 ? 0 : skipped < STEPS_MAX ? (int)skipped + 1 : STEPS_MAX;
+        r->first = skipped < 0 ? 0 : whole_steps(skipped) + 1;
     }
     return true;
 }
@@ -218,8 +231,7 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
         int index[3];
         for (int axis = 0; axis < 3; axis++) {
             cell[axis] = (p[axis] - 0.5f + middle) / width;
-            int whole = (int)cell[axis];
-            index[axis] = whole < 0 ? 0 : whole >= n ? n - 1 : whole;
+            index[axis] = whole_cell(cell[axis], (float)n);
         }
         int64_t number = (((int64_t)cascade * n + index[2]) * n + index[1]) * n + index[0];
         if (occupancy_bit(bits, number)) {
@@ -228,7 +240,7 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
             continue;
         }
         float leave = width * leave_empty(a, r, bits, leap, cascade, index, cell);
-        int to = (int)(s_of(a, t + leave) - r->start) + 1;
+        int to = whole_steps(s_of(a, t + leave) - r->start) + 1;
         k = to > k ? to : k + 1;
     }
     return found;
@@ -252,8 +264,7 @@ static uint32_t march_evenly(const march_attributes *a, const ray *r, const uint
         for (int axis = 0; axis < 3; axis++)
             for (int i = 0; i < LANES; i++) {
                 cell[axis][i] = origin[axis] + (float)(k + i) * way[axis];
-                int whole = (int)cell[axis][i];
-                index[axis][i] = whole < 0 ? 0 : whole >= n ? n - 1 : whole;
+                index[axis][i] = whole_cell(cell[axis][i], size);
             }
         for (int i = 0; i < LANES; i++) {
             uint32_t number = (uint32_t)((index[2][i] * n + index[1][i]) * n + index[0][i]);
@@ -272,7 +283,7 @@ static uint32_t march_evenly(const march_attributes *a, const ray *r, const uint
         for (int axis = 0; axis < 3; axis++)
             last[axis] = index[axis][LANES - 1], at[axis] = cell[axis][LANES - 1];
         float leave = leave_empty(a, r, bits, leap, 0, last, at) / size;
-        int to = k + (int)(leave / step); // from step k - 1 on
+        int to = k + whole_steps(leave / step); // from step k - 1 on
         k = to > k ? to : k;
     }
     return found;
@@ -354,8 +365,8 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
         a.high[axis] = (float)domain->high[axis];
     }
     *samples = (render_samples){0};
-    if (a.cascades > 16 || a.resolution < 8 || a.resolution % 8 || a.resolution > 512 || steps < 1
-        || steps > 1024 || options->capacity < 1 || options->capacity > INT32_MAX
+    if (!occupancy_good_size(a.cascades, a.resolution) || steps < 1 || steps > 1024
+        || options->capacity < 1 || options->capacity > INT32_MAX
         || options->most < 0) {
         ad_raise(ctx, "march: 1 to 16 cascades of 8 to 512 cells (a multiple of 8), 1 to 1024 "
                  "steps, a capacity of at least 1 and no negative number of samples");

@@ -28,10 +28,18 @@ int64_t render_occupancy_words(int cascades, int resolution) {
     return occupancy_words(cascades, resolution);
 }
 
+static bool good_size(ad_context *ctx, const char *name, int cascades, int resolution) {
+    if (occupancy_good_size(cascades, resolution)) return true;
+    ad_raise(ctx, "%s: %d cascades of %d cells along an axis: expected 1 to 16 of 8 to 512 "
+             "cells, a multiple of 8", name, cascades, resolution);
+    return false;
+}
+
 /* ---- drawing cells: inputs bits, step; outputs cell numbers, points */
 
 static void cells_infer(ad_infer *call) {
     const cells_attributes *a = call->attributes;
+    if (!occupancy_good_bits(call, &call->input[0], a->cascades, a->resolution)) return;
     call->output[0] = (ad_view){.type = AD_U32, .rank = 1, .size = {a->count}};
     call->output[1] = (ad_view){.type = AD_F32, .rank = 2, .size = {a->count, 3}};
     int64_t words = (occupancy_cells(a->cascades, a->resolution) + 31) / 32;
@@ -100,6 +108,13 @@ bool render_occupancy_draw(ad_context *ctx, ad_tensor bits, int cascades, int re
                            int64_t start, int64_t uniform, int64_t occupied, ad_tensor *cells,
                            ad_tensor *points) {
     cells_attributes a;
+    *cells = *points = (ad_tensor){0};
+    if (!good_size(ctx, "occupancy_cells", cascades, resolution)) return false;
+    if (uniform < 0 || occupied < 0 || uniform > INT32_MAX || occupied > INT32_MAX - uniform) {
+        ad_raise(ctx, "occupancy_cells: %lld cells anywhere and %lld occupied ones: expected 0 to "
+                 "2^31 - 1", (long long)uniform, (long long)occupied);
+        return false;
+    }
     memset(&a, 0, sizeof a);
     a.cascades = cascades, a.resolution = resolution;
     a.count = uniform + occupied, a.uniform = uniform, a.start = start;
@@ -119,13 +134,16 @@ typedef struct update_attributes {
 
 static void update_infer(ad_infer *call) {
     const update_attributes *a = call->attributes;
+    const ad_view *in = call->input;
     int64_t cells = occupancy_cells(a->cascades, a->resolution);
-    if (ad_view_count(&call->input[0]) != cells
-        || ad_view_count(&call->input[1]) != occupancy_words(a->cascades, a->resolution))
-        ad_infer_fail(call, "the grid's states are of another size than %d cascades of %d cells",
-                      a->cascades, a->resolution);
-    else if (!ad_view_same_shape(&call->input[2], &call->input[3]))
-        ad_infer_fail(call, "cells and densities are of different lengths");
+    if (in[0].type != AD_F32 || ad_view_count(&in[0]) != cells)
+        ad_infer_fail(call, "the values of %d cascades of %d cells along an axis are %lld f32",
+                      a->cascades, a->resolution, (long long)cells);
+    else if (!occupancy_good_bits(call, &in[1], a->cascades, a->resolution))
+        return;
+    else if (in[2].rank != 1 || !ad_view_same_shape(&in[2], &in[3]) || in[2].type != AD_U32
+             || in[3].type != AD_F32)
+        ad_infer_fail(call, "cells are u32, densities f32, both (n)");
     call->workspace = 4096 * sizeof(double);
 }
 
@@ -211,6 +229,7 @@ void render_occupancy_update(ad_context *ctx, ad_tensor value, ad_tensor bits, a
                              ad_tensor densities, int cascades, int resolution, double step,
                              bool fade) {
     update_attributes a;
+    if (!good_size(ctx, "occupancy_update", cascades, resolution)) return;
     memset(&a, 0, sizeof a);
     a.cascades = cascades, a.resolution = resolution;
     a.decay = fade ? 0.95f : 1, a.step = (float)step, a.threshold = 0.01f;

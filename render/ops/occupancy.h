@@ -8,6 +8,8 @@
 #ifndef ADJOINT_RENDER_OCCUPANCY_H
 #define ADJOINT_RENDER_OCCUPANCY_H
 
+#include "autodiff/autodiff.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -20,6 +22,23 @@ static inline int64_t occupancy_cells(int cascades, int resolution) {
 static inline int64_t occupancy_words(int cascades, int resolution) {
     int64_t blocks = occupancy_cells(cascades, resolution / OCCUPANCY_BLOCK);
     return (occupancy_cells(cascades, resolution) + 31) / 32 + (blocks + 31) / 32;
+}
+
+static inline bool occupancy_good_size(int64_t cascades, int64_t resolution) {
+    return cascades >= 1 && cascades <= 16 && resolution >= 8 && resolution % 8 == 0
+        && resolution <= 512;
+}
+
+// Whether an operation's input is a grid's bits; else the call has failed.
+static inline bool occupancy_good_bits(ad_infer *call, const ad_view *bits, int cascades,
+                                       int resolution) {
+    int64_t words = occupancy_words(cascades, resolution);
+    if (bits->type == AD_U32 && ad_view_count(bits) == words) return true;
+    char text[160];
+    ad_view_text(bits, text, sizeof text);
+    ad_infer_fail(call, "the bits of %d cascades of %d cells along an axis are %lld u32, not %s",
+                  cascades, resolution, (long long)words, text);
+    return false;
 }
 
 static inline bool occupancy_bit(const uint32_t *bits, int64_t number) {
