@@ -148,6 +148,7 @@ Test(cli_runs, pictures_come_as_asked_for) {
     // A machine with other work gets more time before it has failed.
     expect("reconstruct " SMALL "--time 6s --limit 0 --preview 0.5s --force --out run", 0, NULL);
     if (previews() < 2)
-        expect("reconstruct " SMALL "--time 40s --limit 0 --preview 0.5s --force --out run", 0, NULL);
+        expect("reconstruct " SMALL "--time 40s --limit 0 --preview 0.5s --force --out run", 0,
+               NULL);
     cr_expect_geq(previews(), 2, "%d", previews());
 }
