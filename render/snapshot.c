@@ -16,64 +16,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "autodiff/tensor_file.h"
 #include "render/train.h"
 
 enum { SOURCES_MAX = MODEL_PARAMETERS_MAX * 4 + MODEL_STATES_MAX + 8, EXTRA_MAX = 64 };
 
-static const char *const dtypes[AD_TYPES] = {"F32", "F64", "F16", "BF16", "I32", "U32"};
-
 /* ---- writing */
-
-// A tensor of the device as a source of the file: its bytes come over when their turn is.
-typedef struct from_device {
-    ad_context *ctx;
-    const char *path; // for messages
-    ad_tensor tensor;
-    size_t bytes;
-    unsigned char *copy;
-} from_device;
 
 typedef struct writing {
     ad_context *ctx;
     const char *path;
     ad_safetensors_source sources[SOURCES_MAX];
-    from_device tensors[SOURCES_MAX];
+    ad_file_tensor tensors[SOURCES_MAX];
     size_t count;
 } writing;
 
-static bool read_piece(void *user, void *bytes, uint64_t offset, size_t count, ad_message *error) {
-    from_device *from = user;
-    if (!from->copy) {
-        from->copy = malloc(from->bytes);
-        if (!from->copy) return ad_fail(error, "%s: out of memory", from->path);
-        if (!ad_read(from->ctx, from->tensor, from->copy, from->bytes))
-            return ad_fail(error, "%s: %.900s", from->path, ad_error_text(from->ctx));
-    }
-    memcpy(bytes, from->copy + offset, count);
-    if (offset + count == from->bytes) {
-        free(from->copy);
-        from->copy = NULL;
-    }
-    return true;
-}
-
-static ad_safetensors_source describe(ad_context *ctx, ad_tensor tensor, const char *name) {
-    ad_shape shape = ad_shape_of(ctx, tensor);
-    ad_safetensors_source source = {.name = name, .dtype = dtypes[ad_type_of(ctx, tensor)],
-                                    .rank = shape.rank};
-    for (int i = 0; i < shape.rank; i++) source.shape[i] = (uint64_t)shape.size[i];
-    return source;
-}
-
 static void add(writing *w, ad_tensor tensor, const char *name) {
     if (!tensor.slot || w->count >= SOURCES_MAX) return;
-    from_device *from = &w->tensors[w->count];
-    *from = (from_device){.ctx = w->ctx, .path = w->path, .tensor = tensor,
-                          .bytes = (size_t)ad_count(w->ctx, tensor)
-                                 * ad_type_bytes(ad_type_of(w->ctx, tensor))};
-    ad_safetensors_source *source = &w->sources[w->count++];
-    *source = describe(w->ctx, tensor, name ? name : ad_name(w->ctx, tensor));
-    source->read = read_piece, source->user = from;
+    w->sources[w->count] = ad_file_source(w->ctx, w->path, tensor, name, &w->tensors[w->count]);
+    w->count++;
 }
 
 // The states of both optimisers; returns how many there are.
@@ -132,10 +93,9 @@ bool render_snapshot_write(render_model *model, render_trainer *t, const char *p
 // Fills a tensor of the context from the one of that name, which must look the same.
 static bool load(const ad_safetensors *file, ad_context *ctx, ad_tensor tensor, const char *name,
                  ad_message *error) {
-    if (!name) name = ad_name(ctx, tensor);
-    ad_safetensors_source wanted = describe(ctx, tensor, name);
-    const ad_safetensors_tensor *found =
-        ad_safetensors_expect(file, name, wanted.dtype, wanted.rank, wanted.shape, error);
+    ad_safetensors_source wanted = ad_file_describe(ctx, tensor, name);
+    const ad_safetensors_tensor *found = ad_safetensors_expect(file, wanted.name, wanted.dtype,
+                                                               wanted.rank, wanted.shape, error);
     if (!found) return false;
     void *bytes = malloc(found->bytes ? (size_t)found->bytes : 1);
     bool good = bytes || ad_fail(error, "%s: out of memory", file->path);
