@@ -121,6 +121,10 @@ void fixture_text(const fixture_folder *folder, const char *name, const char *te
     fixture_write(folder, name, text, strlen(text));
 }
 
+bool fixture_exists(const fixture_folder *folder, const char *name) {
+    return access(fixture_path(folder, name), F_OK) == 0;
+}
+
 uint8_t *fixture_read(const char *path, size_t *size) {
     FILE *file = fopen(path, "rb");
     cr_assert(file, "%s: cannot be opened; tests run from the root of the repository", path);

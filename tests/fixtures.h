@@ -27,6 +27,7 @@ uint8_t *fixture_png_chunk(uint8_t *at, const char *type, const void *data, size
 /* A PNG of one colour. */
 void fixture_flat(const fixture_folder *folder, const char *name, int width, int height,
                   const uint8_t rgba[4]);
+bool fixture_exists(const fixture_folder *folder, const char *name);
 /* All of a file, and a zero behind it; free(). */
 uint8_t *fixture_read(const char *path, size_t *size);
 

@@ -41,10 +41,7 @@ static void expect(const char *line, int status, const char *word) {
     command_expect(&place, line, status, word);
 }
 
-static bool exists(const char *name) {
-    struct stat found;
-    return stat(fixture_path(&folder, name), &found) == 0;
-}
+static bool exists(const char *name) { return fixture_exists(&folder, name); }
 
 static bool same_files(const char *a, const char *b) {
     size_t a_size, b_size;

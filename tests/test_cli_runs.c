@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "render/render.h"
@@ -33,10 +32,7 @@ static void expect(const char *line, int status, const char *word) {
     command_expect(&place, line, status, word);
 }
 
-static bool exists(const char *name) {
-    struct stat found;
-    return stat(fixture_path(&folder, name), &found) == 0;
-}
+static bool exists(const char *name) { return fixture_exists(&folder, name); }
 
 static char *output_of(const char *line) {
     expect(line, 0, NULL);
