@@ -1,0 +1,126 @@
+/* The hash field's trace of training rays, with its pieces, culling and features found once, against
+ * the same pipeline in its plainest form: one march, every candidate through both networks, and a
+ * composite that ends rays by itself. Colours, opacities and all gradients must agree. */
+#include "render/model.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RAYS = 150, CAPACITY = 1 << 14, STEPS = 64, PARAMETERS = 6, TABLE_MAX = 8 * 512 * 4 };
+
+typedef struct outcome {
+    float colour[3 * RAYS], opacity[RAYS], weight[CAPACITY];
+    float slope[PARAMETERS][TABLE_MAX];
+    int64_t count[PARAMETERS];
+    uint32_t offsets[RAYS + 1], whole;
+} outcome;
+
+static outcome found, expected;
+static float origin[RAYS][3], way[RAYS][3], table[TABLE_MAX], shade[4 * RAYS];
+
+static double draw(uint64_t *state, double low, double high) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return low + (high - low) * (double)(*state >> 40) / (double)(1 << 24);
+}
+
+// Rays through the cube from all sides, and densities from thin air to walls.
+static void make_inputs(void) {
+    uint64_t state = 12;
+    for (int i = 0; i < RAYS; i++) {
+        double length = 0;
+        for (int axis = 0; axis < 3; axis++) {
+            origin[i][axis] = (float)draw(&state, -1, 2);
+            way[i][axis] = (float)draw(&state, 0.2, 0.8) - origin[i][axis];
+            length += way[i][axis] * way[i][axis];
+        }
+        for (int axis = 0; axis < 3; axis++) way[i][axis] /= (float)sqrt(length);
+    }
+    for (int i = 0; i < TABLE_MAX; i++) table[i] = (float)draw(&state, -10, 10);
+    for (int i = 0; i < 4 * RAYS; i++) shade[i] = (float)draw(&state, -1, 1);
+}
+
+// The plain form: what hash_trace would be without its shortcuts.
+static void plain_trace(render_model *model, ad_tensor o, ad_tensor d, render_traced *traced) {
+    ad_context *ctx = model->ctx;
+    const ad_tensor *p = model->parameters;
+    render_march_options march = {
+        .domain = model->domain, .resolution = 128, .steps = STEPS, .capacity = CAPACITY,
+        .near_distance = model->near_distance, .jitter = true};
+    render_samples at;
+    render_march(ctx, o, d, model->states[1], (ad_tensor){0}, &march, &at);
+    ad_tensor points = render_points(ctx, o, d, at.t, at.offsets);
+    ad_tensor features = render_hash_grid(ctx, points, p[0], at.count, &model->settings.grid);
+    ad_tensor h = ad_mlp(ctx, features, 2, &p[1], NULL, at.count, NULL);
+    ad_tensor input = render_beside_ray(ctx, h, render_spherical_harmonics(ctx, d, 4), at.offsets);
+    ad_tensor raw = ad_mlp(ctx, input, 3, &p[3], NULL, at.count, NULL);
+    render_composite(ctx, render_density(ctx, h), ad_sigmoid(ctx, raw), at.t, at.delta,
+                     at.offsets, 1e-4, &traced->pixels);
+    traced->rays = at.rays, traced->samples = at;
+}
+
+static void run(bool plain, outcome *out) {
+    ad_message error = {{0}};
+    ad_context *ctx = ad_open(&(ad_options){.seed = 5, .threads = 2});
+    render_settings settings = {.grid = {.log2_entries = 9, .levels = 4, .n_min = 4, .n_max = 32},
+                                .width = 16, .march_steps = STEPS};
+    render_scene scene = {.box_min = {-1, -1, -1}, .box_max = {1, 1, 1}, .near_distance = 0.1};
+    render_model *model = render_model_open(ctx, &settings, &scene, 1, &error);
+    cr_assert_not_null(model, "%s", error.text);
+    cr_assert_eq(model->parameter_count, PARAMETERS);
+    size_t entries = (size_t)ad_count(ctx, model->parameters[0]);
+    cr_assert_leq(entries, TABLE_MAX);
+    ad_write(ctx, model->parameters[0], table, entries * sizeof *table);
+    ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), origin), slope[PARAMETERS];
+    ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), way);
+    ad_tensor dy = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 4), shade);
+    render_traced traced = {0};
+    if (plain) plain_trace(model, o, d, &traced);
+    else model->field->trace(model, o, d, (ad_tensor){0}, CAPACITY, true, &traced);
+    ad_tensor opacity = ad_reshape(ctx, traced.pixels.opacity, AD_SHAPE(RAYS, 1));
+    ad_tensor y = ad_concat(ctx, 2, (ad_tensor[]){traced.pixels.colour, opacity}, 1);
+    ad_grad(ctx, y, dy, PARAMETERS, model->parameters, slope, 0);
+    ad_read(ctx, traced.pixels.colour, out->colour, sizeof out->colour);
+    ad_read(ctx, traced.pixels.opacity, out->opacity, sizeof out->opacity);
+    ad_read(ctx, traced.pixels.weight, out->weight, sizeof out->weight);
+    ad_read(ctx, traced.samples.offsets, out->offsets, sizeof out->offsets);
+    ad_read(ctx, traced.rays, &out->whole, sizeof out->whole);
+    for (int i = 0; i < PARAMETERS; i++) {
+        out->count[i] = ad_count(ctx, slope[i]);
+        ad_read(ctx, slope[i], out->slope[i], (size_t)out->count[i] * sizeof(float));
+    }
+    cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+    render_model_close(model);
+    ad_close(ctx);
+}
+
+Test(field_hash, shortcuts_change_nothing) {
+    make_inputs();
+    run(true, &expected), run(false, &found);
+    cr_assert(found.whole == RAYS && expected.whole == RAYS);
+    // All three kinds of rays: dark within the first ten candidates, dark later, never dark.
+    int early = 0, late = 0, lit = 0;
+    for (int i = 0; i < RAYS; i++) {
+        uint32_t kept = found.offsets[i + 1] - found.offsets[i];
+        uint32_t all = expected.offsets[i + 1] - expected.offsets[i];
+        int seen = 0; // candidates that light reaches
+        for (uint32_t k = 0; k < all; k++) seen += expected.weight[expected.offsets[i] + k] > 0;
+        cr_assert(abs((int)kept - seen) <= 1, "ray %d: %u kept, %d are seen", i, kept, seen);
+        early += kept < all && kept <= 10, late += kept < all && kept > 10, lit += kept == all;
+    }
+    cr_assert(early > 5 && late > 5 && lit > 5, "%d, %d and %d rays", early, late, lit);
+    for (int i = 0; i < 3 * RAYS; i++)
+        cr_assert_float_eq(found.colour[i], expected.colour[i], 1e-5, "ray %d", i / 3);
+    for (int i = 0; i < RAYS; i++)
+        cr_assert_float_eq(found.opacity[i], expected.opacity[i], 1e-5, "ray %d", i);
+    for (int i = 0; i < PARAMETERS; i++) {
+        double most = 0;
+        for (int64_t k = 0; k < expected.count[i]; k++)
+            most = fmax(most, fabs((double)expected.slope[i][k]));
+        cr_assert(most > 1e-3, "parameter %d has no gradient", i);
+        for (int64_t k = 0; k < expected.count[i]; k++)
+            cr_assert_float_eq(found.slope[i][k], expected.slope[i][k], 1e-5 * most,
+                               "parameter %d, number %d", i, (int)k);
+    }
+}
