@@ -1,6 +1,6 @@
-/* The hash field's trace of training rays, with its pieces, culling and features found once, against
- * the same pipeline in its plainest form: one march, every candidate through both networks, and a
- * composite that ends rays by itself. Colours, opacities and all gradients must agree. */
+/* The hash field's trace of training rays, with its pieces, culling and features found once,
+ * against the same pipeline in its plainest form: one march, every candidate through both networks,
+ * and a composite that ends rays by itself. Colours, opacities and all gradients must agree. */
 #include "render/model.h"
 
 #include <criterion/criterion.h>
