@@ -116,6 +116,21 @@ void ad_optimizer_step(ad_optimizer *o) {
     }
 }
 
+bool ad_adam_sparse_parts(ad_optimizer *o, ad_tensor parameter, ad_adam_parts *parts) {
+    *parts = (ad_adam_parts){0};
+    if (!o) return false;
+    for (int i = 0; i < o->count && o->adam && o->options.sparse; i++) {
+        const moments *e = &o->entries[i];
+        if (e->parameter.slot != parameter.slot
+            || e->parameter.generation != parameter.generation)
+            continue;
+        *parts = (ad_adam_parts){e->first, e->second, e->steps, o->rate, o->gate, o->options};
+        return true;
+    }
+    ad_raise(o->ctx, "expected an optimiser of ad_adam, sparse, that has the parameter");
+    return false;
+}
+
 ad_tensor ad_optimizer_rate(ad_optimizer *o) { return o ? o->rate : (ad_tensor){0}; }
 
 int ad_optimizer_states(ad_optimizer *o, int most, ad_tensor *states) {

@@ -16,6 +16,7 @@ typedef struct render_traced {
     ad_tensor extra_loss;  // () or null: the field's own terms, weighted
     render_samples samples; // the hash field's, for what is derived from them
     render_pixels coarse;  // of a coarse pass, or null
+    ad_tensor points, features; // the hash field's samples in the cube, and its grid's values there
 } render_traced;
 
 typedef struct render_field {

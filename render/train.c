@@ -78,6 +78,28 @@ static void note_step(render_trainer *t, const render_traced *traced, ad_tensor 
     ad_accumulate(ctx, t->counts, ad_concat(ctx, 2, counts, 0));
 }
 
+// Walks back from the loss and lets the optimisers write. Where the field says which features of
+// which points it used, their cotangents are spent on the table at once.
+static void descend(render_trainer *t, const render_traced *traced, ad_tensor loss) {
+    ad_context *ctx = t->ctx;
+    const render_model *model = t->model;
+    int tables = model->grid_count, nets = model->parameter_count - tables;
+    if (!traced->features.slot) {
+        ad_grad_add(ctx, loss, model->parameter_count, model->parameters, 0);
+        if (t->grid_adam) ad_optimizer_step(t->grid_adam);
+    } else {
+        ad_tensor wanted[MODEL_PARAMETERS_MAX + 1], slopes[MODEL_PARAMETERS_MAX + 1];
+        for (int i = 0; i < nets; i++) wanted[i] = model->parameters[tables + i];
+        wanted[nets] = traced->features;
+        ad_grad(ctx, loss, (ad_tensor){0}, nets + 1, wanted, slopes, AD_GRAD_RELEASE);
+        for (int i = 0; i < nets; i++)
+            ad_accumulate(ctx, ad_gradient(ctx, wanted[i]), slopes[i]);
+        render_hash_grid_step(ctx, t->grid_adam, traced->points, model->parameters[0],
+                              traced->count, slopes[nets], &model->settings.grid);
+    }
+    if (t->net_adam) ad_optimizer_step(t->net_adam);
+}
+
 static void train_step(render_trainer *t) {
     ad_context *ctx = t->ctx;
     render_model *model = t->model;
@@ -122,7 +144,7 @@ static void train_step(render_trainer *t) {
     ad_no_grad_begin(ctx); // before the backward pass gives the weights back
     note_step(t, &traced, loss, squares, whole);
     ad_no_grad_end(ctx);
-    ad_grad_add(ctx, total, model->parameter_count, model->parameters, 0);
+    descend(t, &traced, total);
 
     ad_no_grad_begin(ctx);
     if (traced.count.slot) {
@@ -131,8 +153,6 @@ static void train_step(render_trainer *t) {
         ad_apply(ctx, &op_adapt, 3, (ad_tensor[]){t->live, traced.count, traced.rays}, &a, none);
     }
     ad_no_grad_end(ctx);
-    if (t->grid_adam) ad_optimizer_step(t->grid_adam);
-    if (t->net_adam) ad_optimizer_step(t->net_adam);
     ad_step_advance(ctx);
     ad_scope_end(ctx);
 }

@@ -190,6 +190,48 @@ AD_INLINE void ad_f64v_store_partial(void *to, ad_f64v v, int count) {
     memcpy(to, &v, (size_t)count * sizeof(double));
 }
 
+// ---------------------------------------------------------------- rows of four
+// A vector holds AD_LANES / 4 rows of four lanes.
+
+// Lanes 4 r ... 4 r + 3 are table[at[r]].
+AD_INLINE ad_f32v ad_f32v_quads(const float *table, const uint32_t *at) {
+#if defined(AD_SIMD_AVX512)
+    __m128 each = _mm_setr_ps(table[at[0]], table[at[1]], table[at[2]], table[at[3]]);
+    const __m512i lane = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    return (ad_f32v)_mm512_permutexvar_ps(lane, _mm512_castps128_ps512(each));
+#elif defined(AD_SIMD_AVX2)
+    return (ad_f32v)_mm256_setr_m128(_mm_set1_ps(table[at[0]]), _mm_set1_ps(table[at[1]]));
+#else
+    return ad_f32v_set(table[at[0]]);
+#endif
+}
+
+// All lanes of a row become the row's lanes or'ed together.
+AD_INLINE ad_u32v ad_u32v_or_quads(ad_u32v v) {
+#if AD_LANES == 16
+    v |= __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    v |= __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+#elif AD_LANES == 8
+    v |= __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+    v |= __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+#else
+    v |= __builtin_shufflevector(v, v, 1, 0, 3, 2);
+    v |= __builtin_shufflevector(v, v, 2, 3, 0, 1);
+#endif
+    return v;
+}
+
+AD_INLINE ad_f32v ad_f32v_sqrt(ad_f32v v) {
+#if defined(AD_SIMD_AVX512)
+    return (ad_f32v)_mm512_sqrt_ps((__m512)v);
+#elif defined(AD_SIMD_AVX2)
+    return (ad_f32v)_mm256_sqrt_ps((__m256)v);
+#else
+    for (int i = 0; i < AD_LANES; i++) v[i] = __builtin_sqrtf(v[i]);
+    return v;
+#endif
+}
+
 // ---------------------------------------------------------------- transposition
 
 // The words of a and b in turn, first and second half.

@@ -17,7 +17,7 @@
 
 enum { PIECE = 16, TABLE = 4096 };
 
-static bool gate_open(const ad_view *gate, float *factor) {
+bool ad_gate_open(const ad_view *gate, float *factor) {
     *factor = 1;
     if (ad_view_present(gate)) *factor = *(const float *)gate->data;
     return *factor != 0;
@@ -29,7 +29,7 @@ static void step_infer(ad_infer *call) {
         if (ad_view_present(&call->input[i])
             && !ad_view_same_shape(&call->input[0], &call->input[i]))
             ad_infer_fail(call, "parameter, gradient and moments have one shape");
-    call->workspace = 2 * (TABLE + 1) * sizeof(float);
+    call->workspace = ad_adam_workspace();
     call->saved_inputs = 0;
 }
 
@@ -40,7 +40,7 @@ static void sgd_cpu(const ad_launch *launch) {
     const ad_view *in = launch->input;
     int64_t n = ad_view_count(&in[0]);
     float rate = *(const float *)in[3].data, factor;
-    bool open = gate_open(&in[4], &factor);
+    bool open = ad_gate_open(&in[4], &factor);
     float decay = (float)o->weight_decay, momentum = (float)o->momentum;
     if (!open) {
         memset(in[1].data, 0, (size_t)n * ad_type_bytes(in[1].type));
@@ -69,30 +69,30 @@ static void sgd_cpu(const ad_launch *launch) {
 // Entry t of the table is the step's factor sqrt(1 - beta2^t) / (1 - beta1^t), of roots
 // sqrt(1 - beta2^t); entry 0 is not used. From step `end` on both are 1 to f32's last digit. Where
 // that is beyond the tables (beta2 = .999: 17,329), the steps between are computed one by one.
-typedef struct adam_corrections {
-    float *table, *roots; // (TABLE + 1)
-    double end;
-} adam_corrections;
+size_t ad_adam_workspace(void) { return 2 * (TABLE + 1) * sizeof(float); }
 
-static adam_corrections corrections(const ad_adam_options *o, float *workspace) {
-    adam_corrections c = {.table = workspace, .roots = workspace + TABLE + 1};
-    c.end = -25 * log(2) / log(fmax(o->beta1, o->beta2));
+ad_adam_rule ad_adam_rule_of(const ad_adam_options *o, float rate, float factor,
+                             float *workspace) {
+    ad_adam_rule rule = {.options = o, .rate = rate, .factor = factor, .table = workspace,
+                         .roots = workspace + TABLE + 1};
+    rule.end = -25 * log(2) / log(fmax(o->beta1, o->beta2));
+    rule.saturated = rule.end < TABLE ? (uint32_t)ceil(rule.end) : 0;
     double b1 = 1, b2 = 1;
     for (int t = 1; t <= TABLE; t++) {
         b1 *= o->beta1, b2 *= o->beta2;
-        c.roots[t] = (float)sqrt(1 - b2);
-        c.table[t] = (float)(sqrt(1 - b2) / (1 - b1));
+        rule.roots[t] = (float)sqrt(1 - b2);
+        rule.table[t] = (float)(sqrt(1 - b2) / (1 - b1));
     }
-    return c;
+    return rule;
 }
 
-static void correction_at(const ad_adam_options *o, const adam_corrections *c, uint32_t t,
-                          float *correction, float *root) {
+static void correction_at(const ad_adam_rule *rule, uint32_t t, float *correction, float *root) {
     if (t <= TABLE) {
-        *correction = c->table[t], *root = c->roots[t];
+        *correction = rule->table[t], *root = rule->roots[t];
         return;
     }
-    double b1 = t < c->end ? pow(o->beta1, t) : 0, b2 = t < c->end ? pow(o->beta2, t) : 0;
+    double b1 = t < rule->end ? pow(rule->options->beta1, t) : 0;
+    double b2 = t < rule->end ? pow(rule->options->beta2, t) : 0;
     *root = (float)sqrt(1 - b2), *correction = (float)(sqrt(1 - b2) / (1 - b1));
 }
 
@@ -134,20 +134,18 @@ static inline bool any_not_zero(const float *g, int64_t n) {
 }
 
 // Those of the rows that have left the tables.
-static void late_corrections(const ad_adam_options *o, const adam_corrections *c, int rows,
-                             const uint32_t *touched, const uint32_t *counter, float *correction,
-                             float *root) {
+static void late_corrections(const ad_adam_rule *rule, int rows, const uint32_t *touched,
+                             const uint32_t *counter, float *correction, float *root) {
     for (int row = 0; row < rows; row++)
         if (touched[row] && counter[row] > TABLE)
-            correction_at(o, c, counter[row], &correction[row], &root[row]);
+            correction_at(rule, counter[row], &correction[row], &root[row]);
 }
 
 // One step of `rows` <= PIECE rows of `width` <= PIECE numbers: the rows' counters first, then
 // their numbers, PIECE at a time.
-AD_INLINE void adam_rows(const ad_adam_options *o, int rows, int width, float rate, float factor,
-                         const adam_corrections *c, uint32_t *counter, float *p, float *g,
-                         float *m, float *v) {
-    const float *table = c->table, *roots = c->roots;
+AD_INLINE void adam_rows(const ad_adam_rule *rule, int rows, int width, uint32_t *counter,
+                         float *p, float *g, float *m, float *v) {
+    const float *table = rule->table, *roots = rule->roots;
     float correction[PIECE], root[PIECE];
     uint32_t touched[PIECE], latest = 0;
     adam_steps steps;
@@ -160,8 +158,8 @@ AD_INLINE void adam_rows(const ad_adam_options *o, int rows, int width, float ra
         t = t < 1 ? 1 : t > TABLE ? TABLE : t;
         correction[row] = table[t], root[row] = roots[t];
     }
-    if (latest > TABLE && c->end > TABLE)
-        late_corrections(o, c, rows, touched, counter, correction, root);
+    if (latest > TABLE && rule->end > TABLE)
+        late_corrections(rule, rows, touched, counter, correction, root);
     for (int at = 0; at < rows * width; at += PIECE) {
         int count = rows * width - at < PIECE ? rows * width - at : PIECE;
         for (int i = 0; i < count; i++) {
@@ -169,7 +167,80 @@ AD_INLINE void adam_rows(const ad_adam_options *o, int rows, int width, float ra
             steps.correction[i] = correction[row], steps.root[i] = root[row];
             steps.touched[i] = touched[row];
         }
-        adam_piece(o, count, rate, factor, &steps, p + at, g + at, m + at, v + at);
+        adam_piece(rule->options, count, rule->rate, rule->factor, &steps, p + at, g + at, m + at,
+                   v + at);
+    }
+}
+
+// The same for PIECE rows of four numbers, a hash table's, in vectors.
+AD_INLINE void adam_quads(const ad_adam_rule *rule, uint32_t *counter, float *p, float *g,
+                          float *m, float *v) {
+    enum { ROWS = AD_LANES / 4 };
+    const ad_adam_options *o = rule->options;
+    float b1 = (float)o->beta1, b2 = (float)o->beta2, decay = (float)o->weight_decay;
+    ad_f32v keep1 = ad_f32v_set(b1), take1 = ad_f32v_set(1 - b1), keep2 = ad_f32v_set(b2);
+    ad_f32v take2 = ad_f32v_set(1 - b2), factor = ad_f32v_set(rule->factor);
+    ad_f32v l2 = ad_f32v_set(o->decoupled ? 0 : decay), eps = ad_f32v_set((float)o->epsilon);
+    ad_f32v shrink = ad_f32v_set(o->decoupled ? 1 - rule->rate * decay : 1);
+    ad_f32v rate = ad_f32v_set(rule->rate);
+    uint32_t most = rule->saturated;
+    for (int at = 0; at < 4 * PIECE; at += AD_LANES) {
+        ad_f32v slope = ad_f32v_load(g + at), x = ad_f32v_load(p + at);
+        ad_f32v mean = ad_f32v_load(m + at), square = ad_f32v_load(v + at);
+        ad_i32v touched = (ad_i32v)(ad_u32v_or_quads((ad_u32v)slope << 1) != 0); // -0 is 0
+        uint32_t rows[AD_LANES], t[ROWS];
+        ad_u32v_store(rows, (ad_u32v)touched);
+        for (int row = 0; row < ROWS; row++) {
+            uint32_t count = counter[at / 4 + row] -= rows[4 * row];
+            t[row] = count < 1 ? 1 : count < most ? count : most;
+        }
+        slope = slope * factor + l2 * x;
+        ad_f32v m1 = keep1 * mean + take1 * slope, v1 = keep2 * square + take2 * slope * slope;
+        ad_f32v step = rate * ad_f32v_quads(rule->table, t) * m1
+                     / (ad_f32v_sqrt(v1) + eps * ad_f32v_quads(rule->roots, t));
+        ad_f32v_store(p + at, ad_f32v_select(touched, shrink * x - step, x));
+        ad_f32v_store(m + at, ad_f32v_select(touched, m1, mean));
+        ad_f32v_store(v + at, ad_f32v_select(touched, v1, square));
+        ad_f32v_store(g + at, ad_f32v_set(0));
+    }
+}
+
+// And for fewer rows: a row's bits do not depend on its neighbours.
+static void adam_few_quads(const ad_adam_rule *rule, int rows, uint32_t *counter, float *p,
+                           float *g, float *m, float *v) {
+    float *from[] = {p, g, m, v}, piece[4][4 * PIECE] = {{0}};
+    uint32_t counters[PIECE] = {0};
+    size_t bytes = (size_t)rows * 4 * sizeof(float);
+    for (int i = 0; i < 4; i++) memcpy(piece[i], from[i], bytes);
+    memcpy(counters, counter, (size_t)rows * sizeof *counters);
+    adam_quads(rule, counters, piece[0], piece[1], piece[2], piece[3]);
+    for (int i = 0; i < 4; i++) memcpy(from[i], piece[i], bytes);
+    memcpy(counter, counters, (size_t)rows * sizeof *counters);
+}
+
+void ad_adam_sparse_rows(const ad_adam_rule *rule, int64_t rows, int64_t width, uint32_t *counter,
+                         float *p, float *g, float *m, float *v) {
+    int64_t group = width <= PIECE ? PIECE : 1;
+    bool quads = width == 4 && rule->saturated;
+    for (int64_t first = 0; first < rows; first += group) {
+        int count = rows - first < group ? (int)(rows - first) : (int)group;
+        int64_t at = first * width;
+        if (!any_not_zero(g + at, count * width)) continue;
+        if (quads && count == PIECE) {
+            adam_quads(rule, counter + first, p + at, g + at, m + at, v + at);
+        } else if (quads) {
+            adam_few_quads(rule, count, counter + first, p + at, g + at, m + at, v + at);
+        } else if (width <= PIECE) {
+            adam_rows(rule, count, (int)width, counter + first, p + at, g + at, m + at, v + at);
+        } else {
+            adam_steps steps;
+            float correction, root;
+            correction_at(rule, ++counter[first], &correction, &root);
+            same_steps(correction, root, &steps);
+            for (int64_t end = at + width; at < end; at += PIECE)
+                adam_piece(rule->options, end - at < PIECE ? (int)(end - at) : PIECE, rule->rate,
+                           rule->factor, &steps, p + at, g + at, m + at, v + at);
+        }
     }
 }
 
@@ -179,29 +250,13 @@ static void adam_sparse(const ad_launch *launch, const ad_adam_options *o, int64
     const ad_view *in = launch->input;
     float *p = in[0].data, *g = in[1].data, *m = in[2].data, *v = in[3].data;
     uint32_t *counter = in[4].data;
-    const adam_corrections c = corrections(o, launch->workspace);
+    const ad_adam_rule rule = ad_adam_rule_of(o, rate, factor, launch->workspace);
     int64_t width = in[0].rank > 1 ? in[0].size[in[0].rank - 1] : 1, rows = width ? n / width : 0;
-    int64_t group = width <= PIECE ? PIECE : 1, groups = (rows + group - 1) / group;
-#pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 256) if (n > 65536)
-    for (int64_t i = 0; i < groups; i++) {
-        int64_t first = i * group, at = first * width;
-        int count = rows - first < group ? (int)(rows - first) : (int)group;
-        if (!any_not_zero(g + at, count * width)) continue;
-        if (width == 4 && count == PIECE) { // a hash table: sizes known to the compiler
-            adam_rows(o, PIECE, 4, rate, factor, &c, counter + first, p + at, g + at, m + at,
-                      v + at);
-        } else if (width <= PIECE) {
-            adam_rows(o, count, (int)width, rate, factor, &c, counter + first, p + at, g + at,
-                      m + at, v + at);
-        } else {
-            adam_steps steps;
-            float correction, root;
-            correction_at(o, &c, ++counter[first], &correction, &root);
-            same_steps(correction, root, &steps);
-            for (int64_t end = at + width; at < end; at += PIECE)
-                adam_piece(o, end - at < PIECE ? (int)(end - at) : PIECE, rate, factor, &steps,
-                           p + at, g + at, m + at, v + at);
-        }
+    int64_t part = width <= PIECE ? 4096 : 256; // whole groups
+#pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 1) if (n > 65536)
+    for (int64_t first = 0; first < rows; first += part) {
+        int64_t count = rows - first < part ? rows - first : part, at = first * width;
+        ad_adam_sparse_rows(&rule, count, width, counter + first, p + at, g + at, m + at, v + at);
     }
 }
 
@@ -210,7 +265,7 @@ static void adam_cpu(const ad_launch *launch) {
     const ad_view *in = launch->input;
     int64_t n = ad_view_count(&in[0]);
     float rate = *(const float *)in[5].data, factor;
-    if (!gate_open(&in[6], &factor)) {
+    if (!ad_gate_open(&in[6], &factor)) {
         memset(in[1].data, 0, (size_t)n * ad_type_bytes(in[1].type));
         return;
     }

@@ -18,7 +18,7 @@
 
 /* ---- levels */
 
-bool render_grid_levels(const render_grid_options *options, hash_grid_attributes *grid) {
+static bool lay_levels(const render_grid_options *options, hash_grid_attributes *grid) {
     int levels = options->levels ? options->levels : 8;
     int features = options->features ? options->features : 4;
     int log2_entries = options->log2_entries ? options->log2_entries : 17;
@@ -49,7 +49,7 @@ bool render_grid_levels(const render_grid_options *options, hash_grid_attributes
 
 int64_t render_grid_entries(const render_grid_options *options) {
     hash_grid_attributes grid;
-    return render_grid_levels(options, &grid) ? grid.entries : 0;
+    return lay_levels(options, &grid) ? grid.entries : 0;
 }
 
 /* ---- shapes */
@@ -251,9 +251,9 @@ static void grid_compose(ad_context *ctx, const ad_vjp *call, ad_tensor *output)
 
 /* ---- public */
 
-static bool good_levels(ad_context *ctx, const render_grid_options *options,
+bool render_grid_levels(ad_context *ctx, const render_grid_options *options,
                         hash_grid_attributes *grid) {
-    if (render_grid_levels(options, grid)) return true;
+    if (lay_levels(options, grid)) return true;
     ad_raise(ctx, "hash_grid: 1 to %d levels of 1 to 8 features, 2^3 to 2^26 entries, n_min up "
              "to n_max", RENDER_GRID_LEVELS_MAX);
     return false;
@@ -262,7 +262,7 @@ static bool good_levels(ad_context *ctx, const render_grid_options *options,
 ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, ad_tensor count,
                            const render_grid_options *options) {
     hash_grid_attributes grid;
-    if (!good_levels(ctx, options, &grid)) return (ad_tensor){0};
+    if (!render_grid_levels(ctx, options, &grid)) return (ad_tensor){0};
     return ad_apply1(ctx, &render_op_hash_grid, 3, (ad_tensor[]){points, table, count}, &grid);
 }
 
@@ -270,7 +270,7 @@ ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor ta
                                  ad_tensor count, ad_tensor known, ad_tensor more, ad_tensor rows,
                                  const render_grid_options *options) {
     hash_grid_attributes grid;
-    if (!good_levels(ctx, options, &grid)) return (ad_tensor){0};
+    if (!render_grid_levels(ctx, options, &grid)) return (ad_tensor){0};
     return ad_apply1(ctx, &render_op_hash_grid, INPUTS,
                      (ad_tensor[]){points, table, count, known, more, rows}, &grid);
 }
@@ -289,7 +289,7 @@ static bool grid_sample(ad_sample *s) {
         {.levels = 2, .features = 4, .log2_entries = 4, .n_min = 2, .n_max = 3},
         {.levels = 1, .features = 2, .log2_entries = 8, .n_min = 3, .n_max = 3}};
     if (s->variant > 1 || s->shape.rank < 1) return false;
-    render_grid_levels(&sizes[s->variant], &grid);
+    lay_levels(&sizes[s->variant], &grid);
     memcpy(s->attributes.bytes, &grid, sizeof grid < sizeof s->attributes ? sizeof grid : 0);
     int64_t rows = 1;
     for (int i = 0; i < s->shape.rank; i++) rows *= s->shape.size[i];

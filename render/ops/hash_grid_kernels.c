@@ -16,7 +16,6 @@
 enum { LANES = AD_LANES, BLOCK = 1024 };
 
 typedef float f4 __attribute__((vector_size(16), aligned(4), may_alias));
-typedef float f2 __attribute__((vector_size(8), aligned(4), may_alias));
 
 // Numbers and weights of the eight corners around LANES points; corner c lies at +1 along x, y, z
 // where bit 0, 1, 2 of c is set. part: the points' positions within their cells.
@@ -75,6 +74,26 @@ static void split_points(int64_t first, int64_t n, int64_t rows, const float *x,
         }
 }
 
+// One point's features: its eight entries times their weights.
+AD_INLINE f4 sum_fours(const corners *c, int i, const float *entries) {
+    f4 even = {0}, odd = {0};
+    AD_UNROLL
+    for (int k = 0; k < 8; k += 2) {
+        even += c->weight[k][i] * *(const f4 *)(entries + 4 * (size_t)c->index[k][i]);
+        odd += c->weight[k + 1][i] * *(const f4 *)(entries + 4 * (size_t)c->index[k + 1][i]);
+    }
+    return even + odd;
+}
+
+static void sum_any(const corners *c, int i, int features, const float *entries, float *to) {
+    for (int f = 0; f < features; f++) {
+        float sum = 0;
+        for (int k = 0; k < 8; k++)
+            sum += c->weight[k][i] * entries[(size_t)c->index[k][i] * (size_t)features + (size_t)f];
+        to[f] = sum;
+    }
+}
+
 static void forward_block(const hash_grid_attributes *grid, const hash_grid_level *level,
                           int64_t n, const float *x, int64_t stride, const float *table,
                           float *y) {
@@ -83,29 +102,12 @@ static void forward_block(const hash_grid_attributes *grid, const hash_grid_leve
     corners c;
     for (int64_t at = 0; at < n; at += LANES) {
         int count = n - at < LANES ? (int)(n - at) : LANES;
+        float *to = y + at * features;
         find_corners(level, x + at, stride, &c);
-        for (int i = 0; i < count; i++) {
-            float *to = y + (at + i) * features;
-            if (features == 4) {
-                f4 sum = c.weight[0][i] * *(const f4 *)(entries + 4 * (size_t)c.index[0][i]);
-                for (int k = 1; k < 8; k++)
-                    sum += c.weight[k][i] * *(const f4 *)(entries + 4 * (size_t)c.index[k][i]);
-                *(f4 *)to = sum;
-            } else if (features == 2) {
-                f2 sum = c.weight[0][i] * *(const f2 *)(entries + 2 * (size_t)c.index[0][i]);
-                for (int k = 1; k < 8; k++)
-                    sum += c.weight[k][i] * *(const f2 *)(entries + 2 * (size_t)c.index[k][i]);
-                *(f2 *)to = sum;
-            } else {
-                for (int f = 0; f < features; f++) {
-                    float sum = 0;
-                    for (int k = 0; k < 8; k++)
-                        sum += c.weight[k][i] * entries[(size_t)c.index[k][i] * (size_t)features
-                                                        + (size_t)f];
-                    to[f] = sum;
-                }
-            }
-        }
+        if (features == 4)
+            for (int i = 0; i < count; i++) *(f4 *)(to + 4 * i) = sum_fours(&c, i, entries);
+        else
+            for (int i = 0; i < count; i++) sum_any(&c, i, features, entries, to + i * features);
     }
 }
 
@@ -190,13 +192,13 @@ void render_grid_forward(const hash_grid_attributes *grid, int threads, int64_t 
     }
 }
 
-// Adds the rows' shares, dy (rows, features), to the entries [from, to) of one level.
+// Adds the rows' shares, dy (rows, features), to the entries [from, to) of one level; sums: of
+// entry `from` on.
 static void scatter_level(const hash_grid_attributes *grid, int l, uint32_t from, uint32_t to,
                           int64_t rows, const float *x, int64_t stride, const float *dy,
-                          float *dtable) {
+                          float *sums) {
     const hash_grid_level *level = &grid->level[l];
     int features = grid->features;
-    float *entries = dtable + (int64_t)level->offset * features;
     bool whole = from == 0 && to == level->size;
     corners c;
     for (int64_t at = 0; at < rows; at += LANES) {
@@ -207,33 +209,56 @@ static void scatter_level(const hash_grid_attributes *grid, int l, uint32_t from
             if (features == 4 && whole) {
                 f4 slope = *(const f4 *)d;
                 for (int k = 0; k < 8; k++)
-                    *(f4 *)(entries + 4 * (size_t)c.index[k][i]) += c.weight[k][i] * slope;
+                    *(f4 *)(sums + 4 * (size_t)c.index[k][i]) += c.weight[k][i] * slope;
                 continue;
             }
             for (int k = 0; k < 8; k++) {
                 uint32_t index = c.index[k][i];
                 if (index < from || index >= to) continue;
-                float *entry = entries + (size_t)index * (size_t)features;
+                float *entry = sums + (size_t)(index - from) * (size_t)features;
                 for (int f = 0; f < features; f++) entry[f] += c.weight[k][i] * d[f];
             }
         }
     }
 }
 
-void render_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
-                       const float *x, const float *dy, float *dtable, float *workspace) {
-    // Up to four threads share whole levels; more of them share slices of levels.
-    int slices = threads <= 4 ? 1 : (2 * threads + grid->levels - 1) / grid->levels;
-    int owners = grid->levels * slices, features = grid->features;
+// Up to four threads share whole levels; more of them share slices of levels.
+static int slices_of(const hash_grid_attributes *grid, int threads) {
+    return threads <= 4 ? 1 : (2 * threads + grid->levels - 1) / grid->levels;
+}
+
+static int64_t largest_slice(const hash_grid_attributes *grid, int threads) {
+    int64_t most = 0, slices = slices_of(grid, threads);
+    for (int l = 0; l < grid->levels; l++)
+        if (grid->level[l].size > most) most = grid->level[l].size;
+    return (most + slices - 1) / slices * grid->features;
+}
+
+size_t render_grid_step_workspace(const hash_grid_attributes *grid, int threads, int64_t rows) {
+    return render_grid_workspace(grid, rows) + ad_adam_workspace()
+         + (size_t)threads * (size_t)largest_slice(grid, threads) * sizeof(float);
+}
+
+// Forms the gradient of each slice of a level in turn and hands it over: to dtable, by adding, or
+// where `step` is given to a step of Adam, whose sums then lie in `sums`, a slice for each thread.
+static void scatter(const hash_grid_attributes *grid, int threads, int64_t rows, const float *x,
+                    float *dy, float *dtable, const hash_grid_step *step, float *sums,
+                    float *workspace) {
+    int slices = slices_of(grid, threads), owners = grid->levels * slices, entered = 0;
     int64_t blocks = (rows + BLOCK - 1) / BLOCK, stride = split_stride(rows);
+    int64_t features = grid->features;
     float *split = workspace, *by_level = workspace + 3 * stride;
 #pragma omp parallel num_threads(threads) if (blocks > 1)
     {
+        int me;
+#pragma omp atomic capture
+        me = entered++;
+        float *mine = step ? sums + me * largest_slice(grid, threads) : NULL;
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; block++) {
             int64_t first = block * BLOCK, n = rows - first < BLOCK ? rows - first : BLOCK;
             split_points(first, n, rows, x, split);
-            swap_levels(grid, first, n, rows, by_level, (float *)dy, false);
+            swap_levels(grid, first, n, rows, by_level, dy, false);
         }
 #pragma omp for schedule(dynamic, 1)
         for (int owner = 0; owner < owners; owner++) {
@@ -241,16 +266,34 @@ void render_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t 
             uint64_t size = grid->level[l].size;
             uint32_t from = (uint32_t)(size * (uint64_t)slice / (uint64_t)slices);
             uint32_t to = (uint32_t)(size * (uint64_t)(slice + 1) / (uint64_t)slices);
-            const float *level_dy = by_level + (int64_t)l * rows * features;
-            float *entries = dtable + (int64_t)(grid->level[l].offset + from) * features;
+            const float *level_dy = by_level + l * rows * features;
+            int64_t first = (int64_t)(grid->level[l].offset + from), count = to - from;
+            int64_t at = first * features;
+            if (step) {
+                memset(mine, 0, (size_t)(count * features) * sizeof *mine);
+                scatter_level(grid, l, from, to, rows, split, stride, level_dy, mine);
+                ad_adam_sparse_rows(&step->rule, count, features, step->steps + first,
+                                    step->table + at, mine, step->first + at, step->second + at);
+                continue;
+            }
             // Keeps the first entry as it is; the sum is only there to be read.
             volatile float seen = 0;
-            if (rows > (int64_t)size / 16)
-                seen = touch(entries, (int64_t)(to - from) * features);
+            if (rows > (int64_t)size / 16) seen = touch(dtable + at, count * features);
             (void)seen;
-            scatter_level(grid, l, from, to, rows, split, stride, level_dy, dtable);
+            scatter_level(grid, l, from, to, rows, split, stride, level_dy, dtable + at);
         }
     }
+}
+
+void render_grid_scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
+                       const float *x, const float *dy, float *dtable, float *workspace) {
+    scatter(grid, threads, rows, x, (float *)dy, dtable, NULL, NULL, workspace);
+}
+
+void render_grid_step(const hash_grid_attributes *grid, int threads, int64_t rows, const float *x,
+                      const float *dy, const hash_grid_step *step, float *workspace) {
+    float *sums = workspace + render_grid_workspace(grid, rows) / sizeof *workspace;
+    scatter(grid, threads, rows, x, (float *)dy, NULL, step, sums, workspace);
 }
 
 // d feature / d x = sum over corners of entry times the weight's slope, times the level's scale.
