@@ -88,8 +88,14 @@ static int64_t live_rows(const ad_launch *launch, int operand, int64_t rows) {
     return count < rows ? count : rows;
 }
 
-static void clear_rows(float *data, int64_t from, int64_t to, int64_t row) {
-    if (to > from) memset(data + from * row, 0, (size_t)((to - from) * row) * sizeof *data);
+static void clear_rows(int threads, float *data, int64_t from, int64_t to, int64_t row) {
+    enum { PIECE = 1024 };
+    (void)threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (to - from > 2 * PIECE)
+    for (int64_t at = from; at < to; at += PIECE) {
+        int64_t rows = to - at < PIECE ? to - at : PIECE;
+        memset(data + at * row, 0, (size_t)(rows * row) * sizeof *data);
+    }
 }
 
 static void copy_known(const ad_launch *launch, int64_t live, int64_t width, float *y) {
@@ -118,7 +124,7 @@ static void grid_cpu(const ad_launch *launch) {
     else
         render_grid_forward(grid, launch->threads, live, launch->input[POINTS].data,
                             launch->input[ENTRIES].data, y, launch->workspace);
-    clear_rows(y, live, rows, (int64_t)grid->levels * grid->features);
+    clear_rows(launch->threads, y, live, rows, (int64_t)grid->levels * grid->features);
 }
 
 /* ---- the fused derivative: three operations without derivatives of their own */
@@ -158,7 +164,7 @@ static void points_cpu(const ad_launch *launch) {
     float *dx = launch->output[0].data;
     render_grid_points(launch->attributes, launch->threads, live, launch->input[0].data,
                      launch->input[1].data, launch->input[2].data, dx);
-    clear_rows(dx, live, rows, 3);
+    clear_rows(launch->threads, dx, live, rows, 3);
 }
 
 static const ad_op op_scatter_state = {
