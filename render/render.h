@@ -361,6 +361,12 @@ bool render_composite(ad_context *ctx, ad_tensor sigma, ad_tensor colour, ad_ten
 // sum over pairs w_i w_j |m_i - m_j| + sum w_i^2 delta_i / 3 of each ray, (rays): Mip-NeRF 360, 15
 ad_tensor render_distortion(ad_context *ctx, ad_tensor weight, ad_tensor t, ad_tensor delta,
                             ad_tensor offsets);
+// Colours (rays, 3) with opacities (rays) against pictures (rays, 4) RGBA, both over a background
+// (rays, 3) or (1, 3): means over the channels of the first `rays` () u32 rays. loss: Huber, e^2 up
+// to delta, then linear (0: squares); squares: e^2.
+bool render_pixel_loss(ad_context *ctx, ad_tensor colour, ad_tensor opacity, ad_tensor picture,
+                       ad_tensor background, ad_tensor rays, double delta, ad_tensor *loss,
+                       ad_tensor *squares);
 
 /* ---- The model: a field in its box --------------------------------------------------------- */
 /* A render_model is what a snapshot holds: parameters, occupancy, box, background. It lives in a
@@ -460,7 +466,7 @@ extern const ad_op render_op_hash_grid, render_op_composite, render_op_march, re
 extern const ad_op render_op_join_samples;
 extern const ad_op render_op_sample_pixels, render_op_fetch_pixels, render_op_camera_rays;
 extern const ad_op render_op_points, render_op_beside_ray, render_op_mask_rows, render_op_density;
-extern const ad_op render_op_spherical_harmonics, render_op_distortion;
+extern const ad_op render_op_spherical_harmonics, render_op_distortion, render_op_pixel_loss;
 extern const ad_op render_op_stratified, render_op_importance;
 
 #ifdef __cplusplus

@@ -41,25 +41,27 @@ static const ad_op op_adapt = {
 
 /* ---- one step on the tape */
 
-// Mean over live rays and channels of Huber (delta 0.1, so scaled that small errors count as
-// squares) or of squares; `squares` receives the mean square.
-static ad_tensor pixel_loss(render_trainer *t, ad_tensor colour, ad_tensor target,
-                            ad_tensor valid, ad_tensor rays, ad_tensor *squares) {
-    ad_context *ctx = t->ctx;
-    ad_tensor error = ad_mul(ctx, ad_sub(ctx, colour, target), valid); // (rays, 3)
-    ad_tensor square = ad_square(ctx, error);
-    *squares = ad_div(ctx, ad_sum(ctx, square, AD_ALL_AXES, false), ad_affine(ctx, rays, 3, 0));
-    if (t->model->settings.squared_loss) return *squares;
-    // Huber: s (2 |e| - s) with s = min(|e|, delta): e^2 inside, linear outside.
-    ad_tensor size = ad_abs(ctx, error), low = ad_clamp(ctx, size, 0, 0.1);
-    ad_tensor huber = ad_mul(ctx, low, ad_sub(ctx, ad_affine(ctx, size, 2, 0), low));
-    return ad_div(ctx, ad_sum(ctx, huber, AD_ALL_AXES, false), ad_affine(ctx, rays, 3, 0));
+// Errors up to here count as squares, larger ones linearly.
+static const double huber_delta = 0.1;
+
+// What rays saw against the pictures over a background.
+static ad_tensor compare(render_trainer *t, const render_pixels *pixels, ad_tensor picture,
+                         ad_tensor background, ad_tensor rays, ad_tensor *squares) {
+    double delta = t->model->settings.squared_loss ? 0 : huber_delta;
+    ad_tensor loss;
+    render_pixel_loss(t->ctx, pixels->colour, pixels->opacity, picture, background, rays, delta,
+                      &loss, squares);
+    return loss;
 }
 
-// colour + (1 - opacity) background
-static ad_tensor over(ad_context *ctx, ad_tensor colour, ad_tensor opacity, ad_tensor background) {
-    ad_tensor open = ad_affine(ctx, opacity, -1, 1); // (rays, 1)
-    return ad_add(ctx, colour, ad_mul(ctx, open, background));
+// Opacity is either 0 or 1: the mean of -o log o over the live rays pushes it there.
+static ad_tensor opacity_loss(ad_context *ctx, ad_tensor opacity, ad_tensor live) {
+    ad_tensor number = ad_range(ctx, AD_U32, ad_count(ctx, opacity));
+    ad_tensor valid = ad_cast(ctx, ad_less(ctx, number, live), AD_F32); // (rays)
+    ad_tensor count = ad_cast(ctx, ad_maximum(ctx, live, ad_scalar(ctx, AD_U32, 1)), AD_F32);
+    ad_tensor o = ad_clamp(ctx, opacity, 1e-5, 1 - 1e-5);
+    ad_tensor entropy = ad_neg(ctx, ad_mul(ctx, ad_mul(ctx, o, ad_log(ctx, o)), valid));
+    return ad_div(ctx, ad_sum(ctx, entropy, AD_ALL_AXES, false), count);
 }
 
 static void note_step(render_trainer *t, const render_traced *traced, ad_tensor loss,
@@ -115,32 +117,20 @@ static void train_step(render_trainer *t) {
 
     // Rays past the count that was traced whole have no say.
     ad_tensor whole = traced.rays.slot ? traced.rays : t->live;
-    ad_tensor number = ad_reshape(ctx, ad_range(ctx, AD_U32, rays), AD_SHAPE(rays, 1));
-    ad_tensor valid = ad_cast(ctx, ad_less(ctx, number, whole), AD_F32); // (rays, 1)
-    ad_tensor count = ad_cast(ctx, ad_maximum(ctx, whole, ad_scalar(ctx, AD_U32, 1)), AD_F32);
-
     ad_tensor background = t->random_background
         ? ad_uniform(ctx, AD_F32, AD_SHAPE(rays, 3), 0, 1)
         : ad_from(ctx, AD_F32, AD_SHAPE(1, 3), model->scene.background);
-    ad_tensor alpha = ad_slice(ctx, picture, 1, 3, 4, 1);
-    ad_tensor target = over(ctx, ad_mul(ctx, ad_slice(ctx, picture, 1, 0, 3, 1), alpha), alpha,
-                            background);
-    ad_tensor opacity = ad_reshape(ctx, traced.pixels.opacity, AD_SHAPE(rays, 1));
-    ad_tensor colour = over(ctx, traced.pixels.colour, opacity, background);
-    ad_tensor loss = pixel_loss(t, colour, target, valid, count, &squares);
+    ad_tensor loss = compare(t, &traced.pixels, picture, background, whole, &squares);
     ad_tensor total = loss;
     if (traced.coarse.colour.slot) {
-        ad_tensor unused, thin = ad_reshape(ctx, traced.coarse.opacity, AD_SHAPE(rays, 1));
-        ad_tensor coarse = over(ctx, traced.coarse.colour, thin, background);
-        total = ad_add(ctx, total, pixel_loss(t, coarse, target, valid, count, &unused));
+        ad_tensor unused;
+        total = ad_add(ctx, total, compare(t, &traced.coarse, picture, background, whole,
+                                           &unused));
     }
     if (traced.extra_loss.slot) total = ad_add(ctx, total, traced.extra_loss);
-    if (s->opacity_loss > 0) { // opacity is either 0 or 1: -o log o pushes it there
-        ad_tensor o = ad_clamp(ctx, opacity, 1e-5, 1 - 1e-5);
-        ad_tensor entropy = ad_neg(ctx, ad_mul(ctx, ad_mul(ctx, o, ad_log(ctx, o)), valid));
-        ad_tensor mean = ad_div(ctx, ad_sum(ctx, entropy, AD_ALL_AXES, false), count);
-        total = ad_add(ctx, total, ad_affine(ctx, mean, s->opacity_loss, 0));
-    }
+    if (s->opacity_loss > 0)
+        total = ad_add(ctx, total, ad_affine(ctx, opacity_loss(ctx, traced.pixels.opacity, whole),
+                                             s->opacity_loss, 0));
     ad_no_grad_begin(ctx); // before the backward pass gives the weights back
     note_step(t, &traced, loss, squares, whole);
     ad_no_grad_end(ctx);

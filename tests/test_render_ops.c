@@ -268,6 +268,44 @@ Test(render_ops, distortion) {
     }
 }
 
+static void run_pixel_loss(ad_context *ctx, const ad_tensor *x, ad_tensor offsets, ad_tensor *y) {
+    (void)offsets;
+    ad_tensor rays = ad_scalar(ctx, AD_U32, ROWS - 3);
+    render_pixel_loss(ctx, x[0], x[1], x[2], x[3], rays, 0.3, &y[0], &y[1]);
+    render_pixel_loss(ctx, x[0], x[1], x[2], x[4], rays, 0, &y[2], &y[3]);
+}
+
+Test(render_ops, pixel_loss) {
+    check(&(problem){"pixel_loss", 5, 4,
+                     {AD_SHAPE(ROWS, 3), AD_SHAPE(ROWS), AD_SHAPE(ROWS, 4), AD_SHAPE(ROWS, 3),
+                      AD_SHAPE(1, 3)}, 0, 1, false, run_pixel_loss});
+}
+
+// A clear ray before an opaque pixel, one that hides its background, and one that does not count.
+Test(render_ops, pixel_loss_known_answers) {
+    ad_context *ctx = ad_open(NULL);
+    const float rgb[9] = {0, 0, 0, 0.5f, 0.25f, 1, NAN, INFINITY, 3}, alpha[3] = {0, 1, NAN};
+    const float picture[12] = {1, 0.5f, 0, 1, 0.5f, 0.5f, 0.5f, 0.5f, 1, 1, 1, 1};
+    const float white[3] = {1, 1, 1};
+    ad_tensor colour = ad_watch(ctx, ad_from(ctx, AD_F32, AD_SHAPE(3, 3), rgb));
+    ad_tensor opacity = ad_watch(ctx, ad_from(ctx, AD_F32, AD_SHAPE(3), alpha));
+    ad_tensor loss, squares, dx[2], rays = ad_scalar(ctx, AD_U32, 2);
+    render_pixel_loss(ctx, colour, opacity, ad_from(ctx, AD_F32, AD_SHAPE(3, 4), picture),
+                      ad_from(ctx, AD_F32, AD_SHAPE(1, 3), white), rays, 0.25, &loss, &squares);
+    // Errors are 0, 1/2, 1 and -1/4, -1/2, 1/4; Huber of them 0, 3/16, 7/16, 1/16, 3/16, 1/16.
+    cr_expect(fabs(ad_item(ctx, loss) - 15.0 / 16 / 6) < 1e-7, "%g", ad_item(ctx, loss));
+    cr_expect(fabs(ad_item(ctx, squares) - 1.625 / 6) < 1e-7, "%g", ad_item(ctx, squares));
+    ad_grad(ctx, loss, (ad_tensor){0}, 2, (ad_tensor[]){colour, opacity}, dx, 0);
+    const double slopes[9] = {0, 1 / 12., 1 / 12., -1 / 12., -1 / 12., 1 / 12., 0, 0, 0};
+    const double seen[3] = {-1 / 6., 1 / 12., 0};
+    double found[VALUES];
+    read_numbers(ctx, dx[0], found);
+    compare("pixel_loss", "d colour", 0, found, slopes, 9, 1e-7);
+    read_numbers(ctx, dx[1], found);
+    compare("pixel_loss", "d opacity", 0, found, seen, 3, 1e-7);
+    ad_close(ctx);
+}
+
 static void run_composite(ad_context *ctx, const ad_tensor *x, ad_tensor offsets, ad_tensor *y) {
     render_pixels pixels;
     render_composite(ctx, x[0], x[1], x[2], x[3], offsets, 0, &pixels);
