@@ -80,9 +80,9 @@ static void shade(render_model *model, ad_tensor directions, ad_tensor features,
     const ad_tensor *p = model->parameters;
     ad_mlp_options options = {.bf16 = model->settings.bf16};
     ad_tensor h = ad_mlp(ctx, features, 2, &p[DENSITY_1], NULL, at->count, &options); // (n, 16)
-    ad_tensor sigma = render_density(ctx, h);
     ad_tensor harmonics = render_spherical_harmonics(ctx, directions, HARMONICS_DEGREE);
-    ad_tensor input = render_beside_ray(ctx, h, harmonics, at->offsets);
+    ad_tensor sigma, input;
+    render_density_beside(ctx, h, harmonics, at->offsets, &sigma, &input); // (n), (n, 32)
     ad_tensor raw = ad_mlp(ctx, input, 3, &p[COLOUR_1], NULL, at->count, &options);
     render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at->t, at->delta, at->offsets,
                      stop_transmittance, &traced->pixels);

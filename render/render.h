@@ -347,6 +347,9 @@ ad_tensor render_positional_encoding(ad_context *ctx, ad_tensor x, int levels);
 ad_tensor render_beside_ray(ad_context *ctx, ad_tensor a, ad_tensor b, ad_tensor offsets);
 // exp(x), its slope taken at min(x, 15): densities that cannot blow up (first column of h (n, c))
 ad_tensor render_density(ad_context *ctx, ad_tensor h);
+// Both of h (n, a) at once: its density sigma (n), and its rows beside those of b, (n, a + c)
+bool render_density_beside(ad_context *ctx, ad_tensor h, ad_tensor b, ad_tensor offsets,
+                           ad_tensor *sigma, ad_tensor *rows);
 ad_tensor render_mask_rows(ad_context *ctx, ad_tensor x, ad_tensor count); // dead rows to zero
 
 typedef struct render_pixels {
@@ -467,6 +470,7 @@ extern const ad_op render_op_join_samples;
 extern const ad_op render_op_sample_pixels, render_op_fetch_pixels, render_op_camera_rays;
 extern const ad_op render_op_points, render_op_beside_ray, render_op_mask_rows, render_op_density;
 extern const ad_op render_op_spherical_harmonics, render_op_distortion, render_op_pixel_loss;
+extern const ad_op render_op_density_beside;
 extern const ad_op render_op_stratified, render_op_importance;
 
 #ifdef __cplusplus

@@ -140,6 +140,7 @@ static const char *const exemptions[][2] = {
     {"concat", "broadcast sum dropped: it repeats nothing"},
     {"scatter_add", "broadcast sum dropped: it repeats nothing"},
     {"beside_ray", "broadcast sum dropped: it repeats rows by offsets, not by size 1"},
+    {"density_beside", "broadcast sum dropped: it repeats rows by offsets, not by size 1"},
     {"composite", "broadcast sum dropped: it repeats nothing"},
     {"pixel_loss", "cotangent replaced by its mean: its cotangents are one number each"},
     {"step_advance", "empty: it writes one number; large: it writes one number"},

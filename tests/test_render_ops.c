@@ -162,6 +162,18 @@ Test(render_ops, density) {
 }
 
 // Beyond 15 the slope stays e^15, in the kernel and in the composition, also at second order.
+static void run_density_beside(ad_context *ctx, const ad_tensor *x, ad_tensor offsets,
+                               ad_tensor *y) {
+    render_density_beside(ctx, x[0], x[1], offsets, &y[0], &y[1]); // the field's widths
+    render_density_beside(ctx, x[2], x[3], offsets, &y[2], &y[3]);
+}
+
+Test(render_ops, density_beside) {
+    check(&(problem){"density_beside", 4, 4,
+                     {AD_SHAPE(ROWS, 16), AD_SHAPE(RAYS, 16), AD_SHAPE(ROWS, 5), AD_SHAPE(RAYS, 2)},
+                     -2, 2, false, run_density_beside});
+}
+
 Test(render_ops, density_beyond_its_limit) {
     for (int type = AD_F32; type <= AD_F64; type++) {
         ad_context *ctx = ad_open(NULL);
@@ -183,6 +195,12 @@ Test(render_ops, density_beyond_its_limit) {
         ad_grad(ctx, ad_sum(ctx, y, AD_ALL_AXES, false), (ad_tensor){0}, 1, &x, &dx, 0);
         read_numbers(ctx, dx, slope); // this time by the kernel, in f32
         cr_expect(fabs(slope[3] / exp(15) - 1) < 1e-6, "slope %g at 20", slope[3]);
+        ad_tensor rows, none = ad_from(ctx, AD_U32, AD_SHAPE(1), ray_starts); // no rays
+        render_density_beside(ctx, x, ad_full(ctx, (ad_type)type, AD_SHAPE(0, 1), 0), none, &y,
+                              &rows);
+        ad_grad(ctx, ad_sum(ctx, y, AD_ALL_AXES, false), (ad_tensor){0}, 1, &x, &dx, 0);
+        read_numbers(ctx, dx, slope);
+        cr_expect(fabs(slope[3] / exp(15) - 1) < 1e-6, "density_beside: %g at 20", slope[3]);
         cr_expect(!ad_failed(ctx), "%s", ad_error_text(ctx));
         ad_close(ctx);
     }
