@@ -43,59 +43,92 @@ static void cells_infer(ad_infer *call) {
     call->output[0] = (ad_view){.type = AD_U32, .rank = 1, .size = {a->count}};
     call->output[1] = (ad_view){.type = AD_F32, .rank = 2, .size = {a->count, 3}};
     int64_t words = (occupancy_cells(a->cascades, a->resolution) + 31) / 32;
-    call->workspace = (size_t)(words + 1) * sizeof(uint32_t);
+    call->workspace = (size_t)(2 * words + 3) * sizeof(uint32_t);
 }
 
-// before[w]: how many bits are set in front of word w; before[words]: in all.
-static void count_bits(const uint32_t *bits, int64_t words, uint32_t *before) {
-    before[0] = 0;
-    for (int64_t w = 0; w < words; w++)
-        before[w + 1] = before[w] + (uint32_t)__builtin_popcount(bits[w]);
+// Where set bits are: how many lie in front of each word (and of the end), and, so that looking
+// for one begins close to it, the word that holds each STRIDE-th; behind those the last word.
+typedef struct bit_index {
+    const uint32_t *bits;
+    uint32_t *before, *start; // (words + 1), (set bits / STRIDE + 2)
+} bit_index;
+
+enum { STRIDE = 32, LANES = 16 };
+
+static bit_index index_bits(const uint32_t *bits, int64_t words, uint32_t *workspace) {
+    bit_index index = {bits, workspace, workspace + words + 1};
+    uint32_t count = 0, starts = 0;
+    for (int64_t w = 0; w < words; w++) {
+        index.before[w] = count;
+        count += (uint32_t)__builtin_popcount(bits[w]);
+        if (count > starts * STRIDE) index.start[starts++] = (uint32_t)w;
+    }
+    index.before[words] = count, index.start[starts] = (uint32_t)words - 1;
+    return index;
 }
 
 // The number of the bit with so many set ones in front of it.
-static int64_t find_bit(const uint32_t *bits, int64_t words, const uint32_t *before,
-                        uint32_t rank) {
-    int64_t low = 0, high = words; // before[low] <= rank < before[high]
-    while (high - low > 1) {
-        int64_t middle = (low + high) / 2;
+static uint32_t find_bit(const bit_index *index, uint32_t rank) {
+    const uint32_t *before = index->before;
+    uint32_t low = index->start[rank / STRIDE], high = index->start[rank / STRIDE + 1] + 1;
+    while (high - low > 1) { // before[low] <= rank < before[high]
+        uint32_t middle = (low + high) / 2;
         if (before[middle] <= rank) low = middle;
         else high = middle;
     }
-    uint32_t word = bits[low];
-    for (uint32_t skip = rank - before[low]; skip; skip--) word &= word - 1;
-    return low * 32 + __builtin_ctz(word);
+    // Within the word by halves: is it in the upper one?
+    uint32_t word = index->bits[low], skip = rank - before[low], at = low * 32;
+    for (uint32_t half = 16; half; half /= 2) {
+        uint32_t below = (uint32_t)__builtin_popcount(word & ((1u << half) - 1));
+        bool up = skip >= below;
+        skip -= up ? below : 0, at += up ? half : 0, word >>= up ? half : 0;
+    }
+    return at;
+}
+
+// A random point in a cell.
+static void draw_point(const cells_attributes *a, uint32_t cell, const uint32_t word[3],
+                       float *point) {
+    uint32_t n = (uint32_t)a->resolution, row = cell / n, layer = row / n;
+    uint32_t at[3] = {cell % n, row % n, layer % n};
+    float side = ldexpf(1, (int)(layer / n) + 1 - a->cascades);
+    for (int axis = 0; axis < 3; axis++)
+        point[axis] = 0.5f - 0.5f * side
+            + ((float)at[axis] + ad_random_uniform(word[axis])) * side / (float)n;
 }
 
 static void cells_cpu(const ad_launch *launch) {
     const cells_attributes *a = launch->attributes;
     const uint32_t *bits = launch->input[0].data;
     uint32_t step = *(const uint32_t *)launch->input[1].data;
-    uint32_t *cells = launch->output[0].data, *before = launch->workspace;
+    uint32_t *cells = launch->output[0].data;
     float *points = launch->output[1].data;
-    int n = a->resolution;
-    uint64_t total = (uint64_t)occupancy_cells(a->cascades, n);
-    int64_t words = ((int64_t)total + 31) / 32;
-    if (a->count > a->uniform) count_bits(bits, words, before);
-    uint64_t occupied = a->count > a->uniform ? before[words] : 0;
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (a->count > 4096)
-    for (int64_t i = 0; i < a->count; i++) {
-        ad_random_words w = ad_random_philox((uint32_t)i, 0, a->ordinal, step, (uint32_t)a->seed,
-                                             (uint32_t)(a->seed >> 32));
-        uint64_t cell = w.w * total >> 32;
-        if (i >= a->uniform && occupied)
-            cell = (uint64_t)find_bit(bits, words, before, (uint32_t)(w.w * occupied >> 32));
-        else if (a->start >= 0)
-            cell = (uint64_t)(a->start + i) % total;
-        cells[i] = (uint32_t)cell;
-        uint64_t at[3] = {cell % (uint64_t)n, cell / (uint64_t)n % (uint64_t)n,
-                          cell / ((uint64_t)n * (uint64_t)n) % (uint64_t)n};
-        int cascade = (int)(cell / ((uint64_t)n * (uint64_t)n * (uint64_t)n));
-        float side = ldexpf(1, cascade + 1 - a->cascades);
-        uint32_t word[3] = {w.x, w.y, w.z};
-        for (int axis = 0; axis < 3; axis++)
-            points[3 * i + axis] = 0.5f - 0.5f * side
-                + ((float)at[axis] + ad_random_uniform(word[axis])) * side / (float)n;
+    uint64_t total = (uint64_t)occupancy_cells(a->cascades, a->resolution), occupied = 0;
+    int64_t words = ((int64_t)total + 31) / 32, blocks = (a->count + LANES - 1) / LANES;
+    bit_index index = {0};
+    if (a->count > a->uniform) {
+        index = index_bits(bits, words, launch->workspace);
+        occupied = index.before[words];
+    }
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 64) if (blocks > 128)
+    for (int64_t block = 0; block < blocks; block++) {
+        uint32_t word[LANES][4]; // whole vectors of draws
+        for (int k = 0; k < LANES; k++) {
+            ad_random_words w = ad_random_philox((uint32_t)(block * LANES + k), 0, a->ordinal,
+                                                 step, (uint32_t)a->seed,
+                                                 (uint32_t)(a->seed >> 32));
+            word[k][0] = w.x, word[k][1] = w.y, word[k][2] = w.z, word[k][3] = w.w;
+        }
+        for (int64_t i = block * LANES; i < (block + 1) * LANES && i < a->count; i++) {
+            const uint32_t *w = word[i % LANES];
+            uint32_t cell = (uint32_t)(w[3] * total >> 32);
+            if (i >= a->uniform && occupied)
+                cell = find_bit(&index, (uint32_t)(w[3] * occupied >> 32));
+            else if (a->start >= 0)
+                cell = (uint32_t)((uint64_t)(a->start + i) % total);
+            cells[i] = cell;
+            draw_point(a, cell, w, points + 3 * i);
+        }
     }
 }
 
@@ -132,6 +165,20 @@ typedef struct update_attributes {
     float decay, step, threshold;
 } update_attributes;
 
+// The grid's cells in pieces, whose sums are added in order, and in chunks of several pieces that
+// stay in a core's cache while all that is done to them is done.
+enum { PIECES = 1024, CHUNK_PIECES = 32 };
+
+typedef struct update_work {
+    const update_attributes *attributes;
+    float *value;
+    uint32_t *bits;
+    const uint32_t *cell;     // (answers)
+    const float *density;     // (answers)
+    int64_t answers, cells, piece;
+    double *part;             // (PIECES)
+} update_work;
+
 static void update_infer(ad_infer *call) {
     const update_attributes *a = call->attributes;
     const ad_view *in = call->input;
@@ -144,80 +191,114 @@ static void update_infer(ad_infer *call) {
     else if (in[2].rank != 1 || !ad_view_same_shape(&in[2], &in[3]) || in[2].type != AD_U32
              || in[3].type != AD_F32)
         ad_infer_fail(call, "cells are u32, densities f32, both (n)");
-    call->workspace = 4096 * sizeof(double);
+    call->workspace = PIECES * sizeof(double);
 }
 
-// The mean of the cells that were not ruled out: sums of fixed pieces, added in order.
-static double mean_value(const float *value, int64_t cells, double *part, int threads) {
-    int64_t pieces = 1024, piece = (cells / 16 + pieces - 1) / pieces * 16;
-    (void)threads;
-#pragma omp parallel for num_threads(threads) schedule(static) if (cells > 65536)
-    for (int64_t p = 0; p < pieces; p++) {
-        float lane[16] = {0}; // whole vectors
-        int64_t end = (p + 1) * piece < cells ? (p + 1) * piece : cells;
-        for (int64_t i = p * piece; i < end; i += 16)
-            for (int64_t k = 0; k < 16; k++) // cells are a multiple of 512
-                lane[k] += value[i + k] > 0 ? value[i + k] : 0;
-        double sum = 0;
-        for (int k = 0; k < 16; k++) sum += lane[k];
-        part[p] = sum;
-    }
-    double sum = 0;
-    for (int64_t p = 0; p < pieces; p++) sum += part[p];
-    return sum / (double)cells;
-}
-
-static void set_bits(const update_attributes *a, const float *value, float threshold,
-                     uint32_t *bits, int threads) {
-    int n = a->resolution, m = n / OCCUPANCY_BLOCK;
-    int64_t cells = occupancy_cells(a->cascades, n), words = (cells + 31) / 32;
-    (void)threads;
-#pragma omp parallel for num_threads(threads) schedule(static) if (cells > 65536)
-    for (int64_t w = 0; w < words; w++) {
-        uint32_t word = 0;
-        for (int64_t i = 0; i < 32 && w * 32 + i < cells; i++)
-            word |= (uint32_t)(value[w * 32 + i] > threshold) << i;
-        bits[w] = word;
-    }
-    uint32_t *block_bits = bits + words;
-    int64_t blocks = occupancy_cells(a->cascades, m);
-#pragma omp parallel for num_threads(threads) schedule(static) if (cells > 65536)
-    for (int64_t w = 0; w < (blocks + 31) / 32; w++) {
-        uint32_t word = 0;
-        for (int64_t i = 0; i < 32 && w * 32 + i < blocks; i++) {
-            int64_t b = w * 32 + i, x = b % m, y = b / m % m, z = b / m / m; // z: cascades too
-            bool any = false;
-            for (int64_t dz = 0; dz < OCCUPANCY_BLOCK && !any; dz++)
-                for (int64_t dy = 0; dy < OCCUPANCY_BLOCK && !any; dy++) {
-                    int64_t first = ((z * OCCUPANCY_BLOCK + dz) * n + y * OCCUPANCY_BLOCK + dy) * n
-                                  + x * OCCUPANCY_BLOCK;
-                    any = bits[first >> 5] >> (first & 31) & 15; // n is a multiple of 8
-                }
-            word |= (uint32_t)any << i;
+// The answers for cells first ... end - 1 of all.
+static void write_answers(const update_work *w, int64_t first, int64_t end) {
+    uint32_t from = (uint32_t)first, size = (uint32_t)(end - first);
+    for (int64_t i = 0; i < w->answers; i += LANES) {
+        uint32_t here = 0; // one bit each, found as a vector: most lie elsewhere
+        if (i + LANES <= w->answers) {
+            for (int k = 0; k < LANES; k++)
+                here |= (uint32_t)(w->cell[i + k] - from < size) << k;
+        } else {
+            for (int k = 0; i + k < w->answers; k++)
+                here |= (uint32_t)(w->cell[i + k] - from < size) << k;
         }
-        block_bits[w] = word;
+        for (; here; here &= here - 1) {
+            int64_t answer = i + __builtin_ctz(here);
+            float *value = w->value + w->cell[answer];
+            float alpha = w->density[answer] * w->attributes->step;
+            if (!(alpha < 1e10f)) alpha = 1e10f;
+            if (*value >= 0 && alpha > *value) *value = alpha; // negative: no camera sees it
+        }
+    }
+}
+
+// The sum over the cells of a piece that were not ruled out.
+static double sum_piece(const float *value, int64_t first, int64_t end) {
+    float lane[LANES] = {0}; // whole vectors: cells and pieces are multiples of 16
+    for (int64_t i = first; i < end; i += LANES)
+        for (int64_t k = 0; k < LANES; k++) lane[k] += value[i + k] > 0 ? value[i + k] : 0;
+    double sum = 0;
+    for (int k = 0; k < LANES; k++) sum += lane[k];
+    return sum;
+}
+
+// Cells are a multiple of 512, and first of 32.
+static void set_bits(const float *value, float threshold, uint32_t *bits, int64_t first,
+                     int64_t end) {
+    for (int64_t i = first; i < end; i += 32) {
+        uint32_t word = 0;
+        for (int k = 0; k < 32; k++) word |= (uint32_t)(value[i + k] > threshold) << k;
+        bits[i >> 5] = word;
+    }
+}
+
+// One bit a block, from its 16 rows of cells. A row of the grid is whole bytes of bits, and mostly
+// whole words: so many blocks are looked at together.
+static void set_block_bits(const update_work *w, int threads) {
+    int64_t n = w->attributes->resolution, m = n / OCCUPANCY_BLOCK, width = n % 32 ? 8 : 32;
+    int64_t together = width / OCCUPANCY_BLOCK;
+    int64_t blocks = occupancy_cells(w->attributes->cascades, (int)m);
+    uint32_t *block_bits = w->bits + (w->cells + 31) / 32;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 4096)
+    for (int64_t to = 0; to < (blocks + 31) / 32; to++) {
+        uint32_t word = 0;
+        for (int64_t i = 0; i < 32 && to * 32 + i < blocks; i += together) {
+            int64_t b = to * 32 + i, x = b % m, y = b / m % m, z = b / m / m; // z: cascades too
+            uint32_t any = 0;
+            for (int64_t row = 0; row < OCCUPANCY_BLOCK * OCCUPANCY_BLOCK; row++) {
+                int64_t dz = row / OCCUPANCY_BLOCK, dy = row % OCCUPANCY_BLOCK;
+                int64_t first = ((z * OCCUPANCY_BLOCK + dz) * n + y * OCCUPANCY_BLOCK + dy) * n
+                              + x * OCCUPANCY_BLOCK;
+                any |= w->bits[first >> 5] >> (first & 31);
+            }
+            for (int64_t k = 0; k < together; k++)
+                word |= (uint32_t)((any >> OCCUPANCY_BLOCK * k & 15) != 0) << (i + k);
+        }
+        block_bits[to] = word;
     }
 }
 
 static void update_cpu(const ad_launch *launch) {
     const update_attributes *a = launch->attributes;
-    float *value = launch->input[0].data;
-    uint32_t *bits = launch->input[1].data;
-    const uint32_t *cell = launch->input[2].data;
-    const float *density = launch->input[3].data;
     int64_t cells = occupancy_cells(a->cascades, a->resolution);
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (cells > 65536)
-    for (int64_t i = 0; i < cells; i++) value[i] *= value[i] > 0 ? a->decay : 1;
-    for (int64_t i = 0; i < launch->input[2].size[0]; i++) { // few, in order
-        uint32_t c = cell[i];
-        if (c >= cells || value[c] < 0) continue; // negative: no camera sees it
-        float alpha = density[i] * a->step;
-        if (!(alpha < 1e10f)) alpha = 1e10f;
-        if (alpha > value[c]) value[c] = alpha;
+    update_work w = {.attributes = a, .value = launch->input[0].data,
+                     .bits = launch->input[1].data, .cell = launch->input[2].data,
+                     .density = launch->input[3].data, .answers = launch->input[2].size[0],
+                     .cells = cells, .piece = (cells / 16 + PIECES - 1) / PIECES * 16,
+                     .part = launch->workspace};
+    double sum = 0;
+    // Fade, take the answers in, sum up. Most grids' mean lies above the threshold: so the bits
+    // are set as if it did, while the cells are at hand.
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 1) if (cells > 65536)
+    for (int64_t chunk = 0; chunk < PIECES / CHUNK_PIECES; chunk++) {
+        int64_t first = chunk * CHUNK_PIECES * w.piece, end = first + CHUNK_PIECES * w.piece;
+        if (first > cells) first = cells;
+        if (end > cells) end = cells;
+        for (int64_t i = first; i < end && a->decay < 1; i++)
+            w.value[i] *= w.value[i] > 0 ? a->decay : 1;
+        write_answers(&w, first, end);
+        for (int64_t p = chunk * CHUNK_PIECES; p < (chunk + 1) * CHUNK_PIECES; p++) {
+            int64_t from = p * w.piece < cells ? p * w.piece : cells;
+            w.part[p] = sum_piece(w.value, from, from + w.piece < cells ? from + w.piece : cells);
+        }
+        set_bits(w.value, a->threshold, w.bits, first, end);
     }
-    double mean = mean_value(value, cells, launch->workspace, launch->threads);
-    float threshold = mean < a->threshold ? (float)mean : a->threshold;
-    set_bits(a, value, threshold, bits, launch->threads);
+    for (int64_t p = 0; p < PIECES; p++) sum += w.part[p];
+    double mean = sum / (double)cells;
+    if (mean < a->threshold) {
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (cells > 65536)
+        for (int64_t chunk = 0; chunk < PIECES / CHUNK_PIECES; chunk++) {
+            int64_t first = chunk * CHUNK_PIECES * w.piece, end = first + CHUNK_PIECES * w.piece;
+            set_bits(w.value, (float)mean, w.bits, first < cells ? first : cells,
+                     end < cells ? end : cells);
+        }
+    }
+    set_block_bits(&w, launch->threads);
 }
 
 static const ad_op op_update = {
