@@ -21,7 +21,9 @@ enum {
                                  // next block's reads overlap these writes
     SHORT_ROW = 48,              // elements; shorter rows are packed
     STREAM_BYTES = 16 << 20,     // of the result: with its operands larger than most last caches
-    SHARE_WORK = 1 << 17         // elements times FLOP: about 20 microseconds on one core
+    SHARE_WORK = 1 << 17,        // elements times their work, about 20 microseconds on one core:
+    MOVE_WORK = 1,               // the FLOP, and this to read and write,
+    PACK_WORK = 16               // and this where short rows are packed first
 };
 
 // What small calls do not need stays out of their way: they are most of the tape's own cost.
@@ -207,8 +209,10 @@ __attribute__((noinline)) static void run_strided(const ad_launch *launch,
     work w = {.body = body, .attributes = launch->attributes, .loop = &loop,
               .operands = launch->inputs + 1, .count = count};
     for (int k = 0; k < w.operands; k++) w.element[k] = loop.element[k];
-    int threads = (double)count * e->flops < SHARE_WORK ? 1 : launch->threads;
-    if (loop.row < SHORT_ROW && loop.rank > 1 && count) run_packed(&w, threads);
+    bool packed = loop.row < SHORT_ROW && loop.rank > 1;
+    double work = (double)count * (e->flops + (packed ? PACK_WORK : MOVE_WORK));
+    int threads = work < SHARE_WORK ? 1 : launch->threads;
+    if (packed && count) run_packed(&w, threads);
     else if (count * w.element[0] >= STREAM_BYTES) ad_loop_run(&loop, threads, stream_piece, &w);
     else ad_loop_run(&loop, threads, body, launch->attributes);
 }

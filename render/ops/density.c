@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { LANES = 16, BLOCK = 4096, SLOPE_LIMIT = 15 };
+enum { LANES = 16, BLOCK = 2048, SLOPE_LIMIT = 15 };
 
 static void density_infer(ad_infer *call) {
     const ad_view *h = &call->input[0];
@@ -22,22 +22,29 @@ static void density_infer(ad_infer *call) {
         call->output[0] = (ad_view){.type = h->type, .rank = 1, .size = {h->size[0]}};
 }
 
+// Densities of rows [first, end), LANES at a time, so that the exponentials are whole vectors.
+static inline __attribute__((always_inline)) void densities(
+    int64_t first, int64_t end, int64_t c, const float *restrict h, float *restrict sigma) {
+    float x[LANES] = {0};
+    for (; first + LANES <= end; first += LANES) {
+        for (int64_t i = 0; i < LANES; i++) x[i] = h[(first + i) * c];
+        for (int i = 0; i < LANES; i++) sigma[first + i] = ad_math_exp(x[i]);
+    }
+    for (int64_t i = 0; first + i < end; i++) x[i] = h[(first + i) * c];
+    for (int i = 0; i < LANES; i++) x[i] = ad_math_exp(x[i]);
+    for (int64_t i = 0; first + i < end; i++) sigma[first + i] = x[i];
+}
+
 static void density_cpu(const ad_launch *launch) {
     const float *h = launch->input[0].data; // (n, c)
     float *sigma = launch->output[0].data;  // (n)
     int64_t n = launch->input[0].size[0], c = launch->input[0].size[1];
     int64_t blocks = (n + BLOCK - 1) / BLOCK;
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 2)
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 4)
     for (int64_t block = 0; block < blocks; block++) {
-        int64_t end = (block + 1) * BLOCK < n ? (block + 1) * BLOCK : n;
-        for (int64_t at = block * BLOCK; at < end; at += LANES) {
-            // Gathered first, so that the exponentials are whole vectors.
-            float x[LANES] = {0};
-            int64_t count = end - at < LANES ? end - at : LANES;
-            for (int64_t i = 0; i < count; i++) x[i] = h[(at + i) * c];
-            for (int i = 0; i < LANES; i++) x[i] = ad_math_exp(x[i]);
-            for (int64_t i = 0; i < count; i++) sigma[at + i] = x[i];
-        }
+        int64_t first = block * BLOCK, end = first + BLOCK < n ? first + BLOCK : n;
+        if (c == 1) densities(first, end, 1, h, sigma); // contiguous
+        else densities(first, end, c, h, sigma);
     }
 }
 
@@ -69,7 +76,7 @@ static void density_vjp_cpu(const ad_launch *launch) {
     int64_t n = launch->input[0].size[0], c = launch->output[0].size[1];
     int64_t blocks = (n + BLOCK - 1) / BLOCK;
     float limit = ad_math_exp(SLOPE_LIMIT);
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 2)
+#pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 4)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t first = block * BLOCK, end = first + BLOCK < n ? first + BLOCK : n;
         if (c == 16) density_slopes(first, end, 16, limit, sigma, dsigma, dh);

@@ -71,8 +71,9 @@ static void harmonics_cpu(const ad_launch *launch) {
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (n > 4096)
     for (int64_t i = 0; i < n; i++) {
         float all[TERMS_MAX];
-        harmonics(d + 3 * i, all);
-        for (int64_t term = 0; term < terms; term++) y[i * terms + term] = all[term];
+        harmonics(d + 3 * i, terms == TERMS_MAX ? y + i * TERMS_MAX : all);
+        for (int64_t term = 0; term < terms && terms < TERMS_MAX; term++)
+            y[i * terms + term] = all[term];
     }
 }
 

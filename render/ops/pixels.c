@@ -45,9 +45,12 @@ static void sample_infer(ad_infer *call) {
         call->output[0] = (ad_view){.type = AD_U32, .rank = 2, .size = {a->rays, 2}};
 }
 
-// The image that owns a pixel: the last one that starts at or before it.
-static int64_t find_image(const uint32_t *starts, int64_t images, uint32_t pixel) {
-    int64_t low = 0, high = images - 1;
+// The image that owns a pixel: the last one that starts at or before it. Mostly all are of one
+// size: then a division finds it.
+static int64_t find_image(const uint32_t *starts, int64_t images, uint32_t each, uint32_t pixel) {
+    int64_t low = each ? pixel / each : images, high = images - 1;
+    if (low < images && starts[low] <= pixel && pixel < starts[low + 1]) return low;
+    low = 0;
     while (low < high) {
         int64_t middle = (low + high + 1) / 2;
         if (starts[middle] <= pixel) low = middle;
@@ -81,6 +84,7 @@ static void sample_cpu(const ad_launch *launch) {
     if (has(in, launch->inputs, LIVE)) live = *(const uint32_t *)in[LIVE].data;
     if (live > a->rays) live = a->rays;
     int64_t blocks = (live + LANES - 1) / LANES;
+    uint32_t each = (uint32_t)(total / images);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 128)
     for (int64_t block = 0; block < blocks; block++) {
         uint32_t high[LANES], low[LANES];
@@ -90,7 +94,7 @@ static void sample_cpu(const ad_launch *launch) {
             uint64_t pick = (high[i] * choices + (low[i] * choices >> 32)) >> 32;
             uint32_t pixel = listed ? allowed[pick] : (uint32_t)pick;
             if (pixel >= total) pixel = total ? total - 1 : 0;
-            int64_t image = find_image(starts, images, pixel);
+            int64_t image = find_image(starts, images, each, pixel);
             uint32_t *id = ids + 2 * (block * LANES + i);
             id[0] = (uint32_t)image;
             id[1] = pixel > starts[image] ? pixel - starts[image] : 0;
@@ -150,7 +154,8 @@ static void fetch_cpu(const ad_launch *launch) {
     float *out = launch->output[0].data; // (rays, 4)
     int64_t rays = in[IDS].size[0], images = in[FETCH_STARTS].size[0] - 1;
     uint64_t total = (uint64_t)in[PIXELS].size[0];
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (rays > 4096)
+    // In turns: the rays that are there come first.
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (rays > 4096)
     for (int64_t ray = 0; ray < rays; ray++) {
         uint32_t image = ids[2 * ray], word = 0;
         // A pixel that is not there is transparent black.

@@ -41,7 +41,7 @@ static void points_cpu(const ad_launch *launch) {
     float *points = launch->output[0].data; // (samples, 3)
     int64_t n = in[T].size[0], rays = in[OFFSETS].size[0] - 1;
     int64_t blocks = (n + ROWS_BLOCK - 1) / ROWS_BLOCK;
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 8)
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 1) if (blocks > 8)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t row = block * ROWS_BLOCK, end = row + ROWS_BLOCK < n ? row + ROWS_BLOCK : n;
         int64_t ray = rows_find_ray(offsets, rays, row);

@@ -16,6 +16,7 @@
 #include "autodiff/ops/math.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { CAMERAS, IDS, INPUTS };
 enum { ORIGIN, DIRECTION, OUTPUTS };
@@ -137,13 +138,14 @@ static void rays_cpu(const ad_launch *launch) {
     int64_t rays = launch->input[IDS].size[0], images = cameras->size[0];
     bool f64 = cameras->type == AD_F64;
     size_t row = 3 * (f64 ? 8 : 4);
-#pragma omp parallel for num_threads(launch->threads) schedule(static) if (rays > 1024)
+    // In turns: the rays that are there come first.
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (rays > 1024)
     for (int64_t ray = 0; ray < rays; ray++) {
         int64_t image = ids[2 * ray];
         uint32_t pixel = ids[2 * ray + 1];
         void *o = origins + (size_t)ray * row, *d = directions + (size_t)ray * row;
         if (image >= images) {
-            for (size_t i = 0; i < row; i++) ((char *)o)[i] = ((char *)d)[i] = 0;
+            memset(o, 0, row), memset(d, 0, row);
         } else if (f64) {
             ray_f64((double *)cameras->data + image * RENDER_CAMERA_NUMBERS, pixel, o, d);
         } else {
