@@ -2,7 +2,7 @@
  *
  * Rays of no sample, of few, and of more than the kernels look at together; samples of no ray in
  * front and behind; rays that end early. Also offsets that are no offsets, whose rays share rows:
- * each ray is still what its rows say, whatever the number of threads, and rows of none are zero. */
+ * each ray is still what its rows say, whatever the number of threads. */
 #include "render/render.h"
 
 #include <criterion/criterion.h>

@@ -42,7 +42,8 @@ static void plain_update(int n, int cascades, float step, bool fade, const uint3
 }
 
 static void check_update(int n, int cascades, float scale, bool fade, int threads) {
-    int64_t cells = render_occupancy_cells(cascades, n), words = render_occupancy_words(cascades, n);
+    int64_t cells = render_occupancy_cells(cascades, n);
+    int64_t words = render_occupancy_words(cascades, n);
     float *value = malloc((size_t)cells * 8), *found = value + cells, density[ANSWERS];
     uint32_t *bits = malloc((size_t)words * 8), *got = bits + words, cell[ANSWERS];
     uint64_t state = (uint64_t)(n + cascades);
@@ -88,7 +89,8 @@ Test(occupancy, updates_as_its_plainest_form) {
 
 // With so many occupied cells, scattered, every one is drawn and no other; points lie inside.
 static void check_draws(int n, int cascades, int occupied) {
-    int64_t cells = render_occupancy_cells(cascades, n), words = render_occupancy_words(cascades, n);
+    int64_t cells = render_occupancy_cells(cascades, n);
+    int64_t words = render_occupancy_words(cascades, n);
     uint32_t *bits = calloc((size_t)words, 4), *drawn = calloc((size_t)cells, 4), cell[DRAWS];
     float point[DRAWS][3];
     uint64_t state = (uint64_t)occupied;
