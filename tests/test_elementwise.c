@@ -110,17 +110,25 @@ Test(elementwise, broadcasting) {
         {{2, {30, 64}}, {2, {30, 1}}, {2, {30, 64}}},
         {{3, {5, 1, 4}}, {3, {1, 6, 1}}, {3, {5, 6, 4}}},
         {{1, {1}}, {2, {0, 4}}, {2, {0, 4}}},
-        {{6, {2, 1, 3, 1, 2, 1}}, {4, {3, 5, 1, 70}}, {6, {2, 1, 3, 5, 2, 70}}}};
+        {{6, {2, 1, 3, 1, 2, 1}}, {4, {3, 5, 1, 70}}, {6, {2, 1, 3, 5, 2, 70}}},
+        {{2, {1900, 3}}, {1, {3}}, {2, {1900, 3}}}, // rows of three, block after block
+        {{2, {1900, 3}}, {2, {1900, 1}}, {2, {1900, 3}}},
+        {{3, {7, 1, 3}}, {3, {7, 190, 1}}, {3, {7, 190, 3}}},
+        {{3, {1, 190, 3}}, {3, {9, 1, 3}}, {3, {9, 190, 3}}},
+        {{2, {1000, 5}}, {2, {1000, 1}}, {2, {1000, 5}}}};
     ad_context *ctx = ad_open(NULL);
     double a[6000], b[6000], y[6000];
     for (int i = 0; i < 6000; i++) a[i] = i % 97 + 1, b[i] = i % 89 + 0.5;
     for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++) {
-        for (int swap = 0; swap < 2; swap++) {
+        for (int way = 0; way < 4; way++) {
+            int swap = way % 2;
+            ad_type type = way / 2 ? AD_F32 : AD_F64; // the numbers are exact in both
             ad_shape left = pairs[p][swap], right = pairs[p][1 - swap], result = pairs[p][2];
             int64_t count = count_of(result);
-            ad_tensor sum = ad_sub(ctx, ad_from(ctx, AD_F64, left, a),
-                                   ad_from(ctx, AD_F64, right, b));
-            cr_assert(ad_read(ctx, sum, y, (size_t)count * 8), "%s", ad_error_text(ctx));
+            ad_tensor sum = ad_sub(ctx, ad_cast(ctx, ad_from(ctx, AD_F64, left, a), type),
+                                   ad_cast(ctx, ad_from(ctx, AD_F64, right, b), type));
+            cr_assert(ad_read(ctx, ad_cast(ctx, sum, AD_F64), y, (size_t)count * 8), "%s",
+                      ad_error_text(ctx));
             for (int64_t i = 0; i < count; i++) {
                 double good = broadcast_at(a, left, result, i) - broadcast_at(b, right, result, i);
                 cr_expect(y[i] == good, "pair %zu, element %lld: %g, not %g", p, (long long)i,
@@ -145,6 +153,11 @@ Test(elementwise, views) {
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < 6; j++)
             cr_expect(y[6 * i + j] == x[10 * j + 3 * i + 1] - x[10 * j + i]);
+    ad_tensor threes = ad_slice(ctx, t, 1, 1, 7, 2);             // (6, 3): columns 1, 3, 5
+    ad_read(ctx, ad_add(ctx, threes, ad_slice(ctx, t, 1, 9, 10, 1)), y, 72);
+    for (int i = 0; i < 6; i++)
+        for (int j = 0; j < 3; j++)
+            cr_expect(y[3 * i + j] == x[10 * i + 2 * j + 1] + x[10 * i + 9]);
     cr_expect(!ad_failed(ctx), "%s", ad_error_text(ctx));
     ad_close(ctx);
 }

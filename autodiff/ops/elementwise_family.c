@@ -23,7 +23,7 @@ enum {
     STREAM_BYTES = 16 << 20,     // of the result: with its operands larger than most last caches
     SHARE_WORK = 1 << 17,        // elements times their work, about 20 microseconds on one core:
     MOVE_WORK = 1,               // the FLOP, and this to read and write,
-    PACK_WORK = 16               // and this where short rows are packed first
+    PACK_WORK = 4                // and this where short rows are packed first
 };
 
 // What small calls do not need stays out of their way: they are most of the tape's own cost.
@@ -141,6 +141,20 @@ static void stream_piece(const void *user, int64_t n, char *const *data, const i
     ad_stream_end();
 }
 
+// Rows of three, the usual short ones: a column's number for each of three colours (inner 0), or
+// three numbers for each row. Returns how many were written.
+static int64_t pack_threes(const uint32_t *from, int64_t rows, int64_t step, int64_t inner,
+                           uint32_t *to) {
+    if (inner == 0) {
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < 3; j++) to[3 * i + j] = from[i * step];
+    } else {
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < 3; j++) to[3 * i + j] = from[i * step + j * inner];
+    }
+    return 3 * rows;
+}
+
 // Elements start ... start + n - 1 of a broadcast or strided operand, one behind another.
 static void pack(const ad_loop *loop, int k, int64_t start, int64_t n, char *to) {
     int64_t index[AD_RANK_MAX], rest = start, at = 0;
@@ -149,10 +163,17 @@ static void pack(const ad_loop *loop, int k, int64_t start, int64_t n, char *to)
         at += index[axis] * loop->stride[k][axis];
     }
     int last = loop->rank - 1;
-    int64_t step = loop->stride[k][last];
+    int64_t step = loop->stride[k][last], size = loop->size[last];
     for (int64_t i = 0; i < n;) {
-        int64_t run = loop->size[last] - index[last];
+        int64_t run = size - index[last];
         if (run > n - i) run = n - i;
+        if (size == 3 && run == 3 && loop->element[k] == 4 && last > 0) { // all but the last row
+            int64_t rows = loop->size[last - 1] - index[last - 1], next = loop->stride[k][last - 1];
+            if (rows > (n - i) / 3) rows = (n - i) / 3;
+            i += pack_threes((const uint32_t *)loop->data[k] + at, rows - 1, next, step,
+                             (uint32_t *)to + i);
+            at += (rows - 1) * next, index[last - 1] += rows - 1;
+        }
         if (loop->element[k] == 4) {
             const uint32_t *from = (const uint32_t *)loop->data[k] + at;
             uint32_t *out = (uint32_t *)to + i;
