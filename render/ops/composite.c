@@ -9,9 +9,8 @@
  * A ray ends before the first sample with T_k < stop; samples behind have weight 0, exactly. With
  * g_k the cotangent that falls on w_k (through colour, opacity, depth and the weights themselves),
  * the derivative has the closed form d sigma_k = delta_k (T_(k+1) g_k - sum over i > k of w_i g_i),
- * which one walk from far to near gives. Rays are owned whole by one thread, neighbours together:
- * most are short, so the exponentials of the next WINDOW samples, whosever they are, are made at
- * once, as vectors, the products and sums one by one. */
+ * which one walk from far to near gives. Rays are owned whole by one thread; the exponentials of
+ * the next LANES samples are made at once, as vectors, the products and sums one by one. */
 #include "render/render.h"
 
 #include "autodiff/ops/math.h"
@@ -26,7 +25,7 @@ typedef struct composite_attributes {
 
 enum { SIGMA, COLOUR, T, DELTA, OFFSETS, INPUTS };   // inputs
 enum { PIXEL, OPACITY, DEPTH, WEIGHT, OUTPUTS };     // outputs
-enum { WINDOW = 64, TOGETHER = 256 }; // samples; rays
+enum { LANES = 16 };
 
 static void composite_infer(ad_infer *call) {
     const ad_view *in = call->input;
@@ -47,41 +46,20 @@ static void composite_infer(ad_infer *call) {
     call->output[WEIGHT] = (ad_view){.type = type, .rank = 1, .size = {n}};
 }
 
-// What passes a sample, exp(-sigma delta), and the rest, 1 - that, each to its last digit: the one
-// is small behind a wall, the other in thin air. Of the samples from `first` on.
-typedef struct light {
-    int64_t first;
-    float kept[WINDOW], alpha[WINDOW];
-} light;
-
-static const int64_t nowhere = INT64_MIN / 2; // before every sample
-
-// Where sample k < n is in the window, which is moved there first if need be.
-static inline int64_t light_find(light *l, const float *sigma, const float *delta, int64_t k,
-                                 int64_t n) {
-    if (k >= l->first && k < l->first + WINDOW) return k - l->first;
-    float depth[WINDOW] = {0};
-    l->first = k;
-    if (k + WINDOW <= n) {
-        for (int i = 0; i < WINDOW; i++) depth[i] = sigma[k + i] * delta[k + i];
+// What passes the samples from k on, exp(-sigma delta), and the rest, 1 - that, each to its last
+// digit: the one is small behind a wall, the other in thin air. Past the n rows: 1 and 0.
+static inline void split_light(const float *sigma, const float *delta, int64_t k, int64_t n,
+                               float kept[LANES], float alpha[LANES]) {
+    float depth[LANES] = {0};
+    if (k + LANES <= n) {
+        for (int i = 0; i < LANES; i++) depth[i] = sigma[k + i] * delta[k + i];
     } else {
         for (int64_t i = 0; k + i < n; i++) depth[i] = sigma[k + i] * delta[k + i];
     }
-    for (int i = 0; i < WINDOW; i++) l->kept[i] = ad_math_exp(-depth[i]);
-    for (int i = 0; i < WINDOW; i++) l->alpha[i] = -ad_math_expm1(-depth[i]);
-    return 0;
-}
-
-// Zeros in the rows first ... end - 1, `width` numbers each.
-static void clear_rows(float *x, int64_t width, int64_t first, int64_t end) {
-    if (end > first) memset(x + first * width, 0, (size_t)((end - first) * width) * sizeof *x);
-}
-
-// Zeros in the rows of no ray. Whatever the offsets between them are, a row that lies behind the
-// first and in front of the last is some ray's.
-static void clear_dead(float *x, int64_t width, const uint32_t *offsets, int64_t rays, int64_t n) {
-    int64_t first = offsets[0] < n ? offsets[0] : n, end = offsets[rays] < n ? offsets[rays] : n;
-    clear_rows(x, width, 0, first), clear_rows(x, width, end, n);
+    for (int i = 0; i < LANES; i++) {
+        kept[i] = ad_math_exp(-depth[i]);
+        alpha[i] = -ad_math_expm1(-depth[i]);
+    }
 }
 
 static void composite_cpu(const ad_launch *launch) {
@@ -95,26 +73,24 @@ static void composite_cpu(const ad_launch *launch) {
     int threads = rows_threads(offsets, rays, launch->threads);
     (void)threads;
     float stop = (float)((const composite_attributes *)launch->attributes)->stop;
-    clear_dead(weight, 1, offsets, rays, n);
-#pragma omp parallel for num_threads(threads) schedule(static, 1) if (n > 8192)
-    for (int64_t group = 0; group < (rays + TOGETHER - 1) / TOGETHER; group++) {
-        light l = {.first = nowhere};
-        for (int64_t ray = group * TOGETHER; ray < (group + 1) * TOGETHER && ray < rays; ray++) {
-            int64_t first, end, k;
-            float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0;
-            rows_of_ray(offsets, ray, n, &first, &end);
-            for (k = first; k < end && transmittance >= stop; k++) {
-                int64_t at = light_find(&l, sigma, delta, k, n);
-                float w = transmittance * l.alpha[at];
-                weight[k] = w;
-                for (int c = 0; c < 3; c++) sum[c] += w * colour[3 * k + c];
-                mass += w, far += w * t[k];
-                transmittance *= l.kept[at];
-            }
-            clear_rows(weight, 1, k, end);
-            memcpy(pixel + 3 * ray, sum, sizeof sum);
-            opacity[ray] = mass, depth[ray] = far;
+    memset(weight, 0, (size_t)n * sizeof *weight); // rows of no ray
+#pragma omp parallel for num_threads(threads) schedule(static, 256) if (n > 8192)
+    for (int64_t ray = 0; ray < rays; ray++) {
+        int64_t first, end;
+        float transmittance = 1, sum[3] = {0, 0, 0}, far = 0, mass = 0;
+        float kept[LANES], alpha[LANES];
+        rows_of_ray(offsets, ray, n, &first, &end);
+        for (int64_t k = first; k < end && transmittance >= stop; k++) {
+            int64_t lane = (k - first) % LANES;
+            if (lane == 0) split_light(sigma, delta, k, n, kept, alpha);
+            float w = transmittance * alpha[lane];
+            weight[k] = w;
+            for (int c = 0; c < 3; c++) sum[c] += w * colour[3 * k + c];
+            mass += w, far += w * t[k];
+            transmittance *= kept[lane];
         }
+        memcpy(pixel + 3 * ray, sum, sizeof sum);
+        opacity[ray] = mass, depth[ray] = far;
     }
 }
 
@@ -135,68 +111,52 @@ static void composite_vjp_infer(ad_infer *call) {
     if (!((const composite_vjp_attributes *)call->attributes)->delta) call->outputs = DDELTA;
 }
 
-typedef struct vjp_work {
-    const float *sigma, *colour, *t, *delta, *dpixel, *dopacity, *ddepth, *dweight;
-    const uint32_t *offsets;
-    float *dsigma, *dcolour, *dt, *ddelta; // ddelta: may be NULL
-    int64_t n;
-    float stop;
-} vjp_work;
-
-static void ray_vjp(const vjp_work *v, light *l, int64_t ray) {
-    int64_t first, end, last;
-    float *dsigma = v->dsigma, *dcolour = v->dcolour, *dt = v->dt;
-    rows_of_ray(v->offsets, ray, v->n, &first, &end);
-    // Near to far once more: weights into dsigma's place, T_(k+1) into dt's.
-    float transmittance = 1;
-    for (last = first; last < end && transmittance >= v->stop; last++) {
-        int64_t at = light_find(l, v->sigma, v->delta, last, v->n);
-        dsigma[last] = transmittance * l->alpha[at];
-        transmittance *= l->kept[at];
-        dt[last] = transmittance;
-    }
-    clear_rows(dsigma, 1, last, end), clear_rows(dcolour, 3, last, end);
-    clear_rows(dt, 1, last, end);
-    if (v->ddelta) clear_rows(v->ddelta, 1, last, end);
-    const float zero[3] = {0, 0, 0};
-    const float *dp = v->dpixel ? v->dpixel + 3 * ray : zero;
-    float d_opacity = v->dopacity ? v->dopacity[ray] : 0, d_depth = v->ddepth ? v->ddepth[ray] : 0;
-    float behind = 0;
-    for (int64_t k = last; k-- > first;) {
-        float w = dsigma[k], g = d_opacity + d_depth * v->t[k] + (v->dweight ? v->dweight[k] : 0);
-        for (int c = 0; c < 3; c++) {
-            g += dp[c] * v->colour[3 * k + c];
-            dcolour[3 * k + c] = w * dp[c];
-        }
-        float slope = dt[k] * g - behind; // along the optical depth sigma delta
-        dsigma[k] = v->delta[k] * slope;
-        if (v->ddelta) v->ddelta[k] = v->sigma[k] * slope;
-        dt[k] = w * d_depth;
-        behind += w * g;
-    }
-}
-
 static void composite_vjp_cpu(const ad_launch *launch) {
-    const ad_view *in = launch->input, *out = launch->output;
-    vjp_work v = {
-        .sigma = in[SIGMA].data, .colour = in[COLOUR].data, .t = in[T].data,
-        .delta = in[DELTA].data, .dpixel = in[DPIXEL].data, .dopacity = in[DOPACITY].data,
-        .ddepth = in[DDEPTH].data, .dweight = in[DWEIGHT].data, .offsets = in[OFFSETS].data,
-        .dsigma = out[DSIGMA].data, .dcolour = out[DCOLOUR].data, .dt = out[DT].data,
-        .ddelta = launch->outputs > DDELTA ? out[DDELTA].data : NULL, .n = in[SIGMA].size[0],
-        .stop = (float)((const composite_vjp_attributes *)launch->attributes)->stop};
-    int64_t rays = in[OFFSETS].size[0] - 1;
-    int threads = rows_threads(v.offsets, rays, launch->threads);
+    const ad_view *in = launch->input;
+    const float *sigma = in[SIGMA].data, *colour = in[COLOUR].data, *t = in[T].data;
+    const float *delta = in[DELTA].data;
+    const float *dpixel = in[DPIXEL].data, *dopacity = in[DOPACITY].data;
+    const float *ddepth = in[DDEPTH].data, *dweight = in[DWEIGHT].data;
+    const uint32_t *offsets = in[OFFSETS].data;
+    float *dsigma = launch->output[DSIGMA].data, *dcolour = launch->output[DCOLOUR].data;
+    float *dt = launch->output[DT].data;
+    float *ddelta = launch->outputs > DDELTA ? launch->output[DDELTA].data : NULL;
+    int64_t n = in[SIGMA].size[0], rays = in[OFFSETS].size[0] - 1;
+    int threads = rows_threads(offsets, rays, launch->threads);
     (void)threads;
-    clear_dead(v.dsigma, 1, v.offsets, rays, v.n);
-    clear_dead(v.dcolour, 3, v.offsets, rays, v.n);
-    clear_dead(v.dt, 1, v.offsets, rays, v.n);
-    if (v.ddelta) clear_dead(v.ddelta, 1, v.offsets, rays, v.n);
-#pragma omp parallel for num_threads(threads) schedule(static, 1) if (v.n > 8192)
-    for (int64_t group = 0; group < (rays + TOGETHER - 1) / TOGETHER; group++) {
-        light l = {.first = nowhere};
-        for (int64_t ray = group * TOGETHER; ray < (group + 1) * TOGETHER && ray < rays; ray++)
-            ray_vjp(&v, &l, ray);
+    float stop = (float)((const composite_vjp_attributes *)launch->attributes)->stop;
+    memset(dsigma, 0, (size_t)n * 4), memset(dcolour, 0, (size_t)n * 12);
+    memset(dt, 0, (size_t)n * 4);
+    if (ddelta) memset(ddelta, 0, (size_t)n * 4);
+#pragma omp parallel for num_threads(threads) schedule(static, 256) if (n > 8192)
+    for (int64_t ray = 0; ray < rays; ray++) {
+        int64_t first, end, last;
+        rows_of_ray(offsets, ray, n, &first, &end);
+        // Near to far once more: weights into dsigma's place, T_(k+1) into dt's.
+        float transmittance = 1, kept[LANES], alpha[LANES];
+        for (last = first; last < end && transmittance >= stop; last++) {
+            int64_t lane = (last - first) % LANES;
+            if (lane == 0) split_light(sigma, delta, last, n, kept, alpha);
+            dsigma[last] = transmittance * alpha[lane];
+            transmittance *= kept[lane];
+            dt[last] = transmittance;
+        }
+        const float zero[3] = {0, 0, 0};
+        const float *dp = dpixel ? dpixel + 3 * ray : zero;
+        float d_opacity = dopacity ? dopacity[ray] : 0, d_depth = ddepth ? ddepth[ray] : 0;
+        float behind = 0;
+        for (int64_t k = last; k-- > first;) {
+            float w = dsigma[k], g = d_opacity + d_depth * t[k] + (dweight ? dweight[k] : 0);
+            for (int c = 0; c < 3; c++) {
+                g += dp[c] * colour[3 * k + c];
+                dcolour[3 * k + c] = w * dp[c];
+            }
+            float slope = dt[k] * g - behind; // along the optical depth sigma delta
+            dsigma[k] = delta[k] * slope;
+            if (ddelta) ddelta[k] = sigma[k] * slope;
+            dt[k] = w * d_depth;
+            behind += w * g;
+        }
     }
 }
 
