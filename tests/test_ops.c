@@ -178,6 +178,33 @@ Test(ops, one_can_be_asked_for_by_name) {
     cr_assert_eq(chosen("efr", some), 0);
 }
 
+// Fused operations are for real numbers.
+Test(ops, fused_ones_refuse_integers) {
+    for (int i = 0; i < OPERATIONS; i++) {
+        const ad_op *op = operations[i];
+        for (int variant = 0; op->compose && variant < 4; variant++) {
+            harness_case c;
+            bool has = false;
+            for (int s = 0; s < COUNT(small) && !has; s++) {
+                has = harness_open(&c, op, AD_F32, small[s], variant);
+                if (!has) harness_close(&c);
+            }
+            if (!has) break;
+            ad_context *ctx = ad_open(NULL);
+            ad_tensor in[AD_INPUTS_MAX] = {{0}}, out[AD_OUTPUTS_MAX];
+            for (int j = 0; j < c.sample.inputs; j++) {
+                ad_type type = c.sample.input[j].type;
+                in[j] = ad_full(ctx, type == AD_F32 ? AD_I32 : type, c.sample.input[j].shape, 0);
+            }
+            cr_assert_not(ad_failed(ctx), "%s: %s", op->name, ad_error_text(ctx));
+            cr_expect_not(ad_apply(ctx, op, c.sample.inputs, in, &c.sample.attributes, out),
+                          "%s takes integers", op->name);
+            ad_close(ctx);
+            harness_close(&c);
+        }
+    }
+}
+
 Test(ops, every_operation_passes_the_harness, .timeout = 600) {
     const char *size = getenv("ADJOINT_TEST_SIZE"), *only = getenv("ADJOINT_TEST_OP");
     harness_count all = {0};

@@ -13,6 +13,7 @@
  * the next LANES samples are made at once, as vectors, the products and sums one by one. */
 #include "render/render.h"
 
+#include "autodiff/ops/axes.h"
 #include "autodiff/ops/math.h"
 #include "render/ops/rows.h"
 
@@ -40,6 +41,9 @@ static void composite_infer(ad_infer *call) {
     else if (in[OFFSETS].rank != 1 || rays < 0 || in[OFFSETS].type != AD_U32)
         ad_infer_fail(call, "offsets are u32 (rays + 1)");
     ad_type type = in[SIGMA].type;
+    if (!ad_type_is_real(type) || in[COLOUR].type != type || in[T].type != type
+        || in[DELTA].type != type)
+        ad_infer_fail(call, "density, colours, t and delta have one real type");
     call->output[PIXEL] = (ad_view){.type = type, .rank = 2, .size = {rays, 3}};
     call->output[OPACITY] = (ad_view){.type = type, .rank = 1, .size = {rays}};
     call->output[DEPTH] = call->output[OPACITY];
@@ -221,7 +225,7 @@ static void composite_cost(const ad_infer *call, double *flops, double *bytes) {
 
 // Variant 1 is thin air: optical depths of 1e-5 to 1e-3 a sample.
 static bool composite_sample(ad_sample *s) {
-    if (s->variant > 1 || s->shape.rank != 1) return false;
+    if (s->variant > 1 || s->shape.rank != 1 || !ad_type_is_real(s->type)) return false;
     int64_t n = s->shape.size[0];
     s->inputs = INPUTS;
     for (int i = 0; i < OFFSETS; i++) {

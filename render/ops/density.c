@@ -6,6 +6,7 @@
  * The derivative needs the output alone: exp(min(x, 15)) = min(sigma, e^15). */
 #include "render/render.h"
 
+#include "autodiff/ops/axes.h"
 #include "autodiff/ops/math.h"
 
 #include <math.h>
@@ -16,8 +17,8 @@ static void density_infer(ad_infer *call) {
     const ad_view *h = &call->input[0];
     char text[160];
     ad_view_text(h, text, sizeof text);
-    if (h->rank != 2 || h->size[1] < 1)
-        ad_infer_fail(call, "the network's output is (n, c) with c > 0, not %s", text);
+    if (h->rank != 2 || h->size[1] < 1 || !ad_type_is_real(h->type))
+        ad_infer_fail(call, "the network's output is real (n, c) with c > 0, not %s", text);
     else
         call->output[0] = (ad_view){.type = h->type, .rank = 1, .size = {h->size[0]}};
 }
@@ -117,7 +118,9 @@ static void density_cost(const ad_infer *call, double *flops, double *bytes) {
 }
 
 static bool density_sample(ad_sample *s) {
-    if (s->variant > 0 || s->shape.rank != 2 || s->shape.size[1] < 1) return false;
+    if (s->variant > 0 || s->shape.rank != 2 || s->shape.size[1] < 1
+        || !ad_type_is_real(s->type))
+        return false;
     s->inputs = 1;
     s->input[0].type = s->type, s->input[0].shape = s->shape;
     s->input[0].low = -2, s->input[0].high = 2; // below 15, where the slope is the derivative

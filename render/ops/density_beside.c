@@ -7,6 +7,7 @@
  * where two operations would write it three times: a zero-filled one, a copy, and their sum. */
 #include "render/render.h"
 
+#include "autodiff/ops/axes.h"
 #include "autodiff/ops/math.h"
 #include "render/ops/rows.h"
 
@@ -22,9 +23,10 @@ static void beside_infer(ad_infer *call) {
     ad_view_text(&in[H], h, sizeof h), ad_view_text(&in[B], b, sizeof b);
     ad_view_text(&in[OFFSETS], offsets, sizeof offsets);
     call->saved_outputs = 1u << SIGMA;
-    if (in[H].rank != 2 || in[H].size[1] < 1 || in[B].rank != 2 || in[H].type != in[B].type)
-        ad_infer_fail(call, "samples (n, a) with a > 0 and rays (r, c) are matrices of one type, "
-                      "not %s and %s", h, b);
+    if (in[H].rank != 2 || in[H].size[1] < 1 || in[B].rank != 2 || in[H].type != in[B].type
+        || !ad_type_is_real(in[H].type))
+        ad_infer_fail(call, "samples (n, a) with a > 0 and rays (r, c) are matrices of one "
+                      "real type, not %s and %s", h, b);
     else if (in[OFFSETS].rank != 1 || in[OFFSETS].type != AD_U32
              || in[OFFSETS].size[0] != in[B].size[0] + 1)
         ad_infer_fail(call, "offsets are u32 (%lld), one more than rays, not %s",
@@ -168,7 +170,9 @@ static void beside_cost(const ad_infer *call, double *flops, double *bytes) {
 }
 
 static bool beside_sample(ad_sample *s) {
-    if (s->variant > 0 || s->shape.rank != 2 || s->shape.size[1] < 1) return false;
+    if (s->variant > 0 || s->shape.rank != 2 || s->shape.size[1] < 1
+        || !ad_type_is_real(s->type))
+        return false;
     int64_t n = s->shape.size[0], rays = n / 4 + 1;
     s->inputs = INPUTS;
     s->input[H].type = s->input[B].type = s->type;

@@ -8,6 +8,8 @@
  * D_(i+1) = D_i + W_(i+1) (m_(i+1) - m_i), a sum of positive terms, where the difference of two
  * prefix sums would cancel. Rays are owned whole by one thread. */
 #include "render/render.h"
+
+#include "autodiff/ops/axes.h"
 #include "render/ops/rows.h"
 
 #include <string.h>
@@ -18,8 +20,8 @@ static void distortion_infer(ad_infer *call) {
     const ad_view *in = call->input;
     bool ranks = in[WEIGHT].rank == 1 && ad_view_same_shape(&in[WEIGHT], &in[T])
               && ad_view_same_shape(&in[WEIGHT], &in[DELTA]);
-    if (!ranks || in[T].type != in[WEIGHT].type || in[DELTA].type != in[WEIGHT].type)
-        ad_infer_fail(call, "weight, t and delta are (samples), all of one length and type");
+    if (!ranks || !ad_type_is_real(in[WEIGHT].type) || in[T].type != in[WEIGHT].type || in[DELTA].type != in[WEIGHT].type)
+        ad_infer_fail(call, "weight, t and delta are (samples), all of one length and real type");
     else if (in[OFFSETS].rank != 1 || in[OFFSETS].size[0] < 1 || in[OFFSETS].type != AD_U32)
         ad_infer_fail(call, "offsets are u32 (rays + 1)");
     else
@@ -132,7 +134,7 @@ static void distortion_cost(const ad_infer *call, double *flops, double *bytes) 
 }
 
 static bool distortion_sample(ad_sample *s) {
-    if (s->variant > 0 || s->shape.rank != 1) return false;
+    if (s->variant > 0 || s->shape.rank != 1 || !ad_type_is_real(s->type)) return false;
     int64_t n = s->shape.size[0];
     s->inputs = INPUTS;
     for (int i = 0; i < OFFSETS; i++) {

@@ -9,6 +9,8 @@
  * operations. */
 #include "render/render.h"
 
+#include "autodiff/ops/axes.h"
+
 #include <math.h>
 
 enum { DEGREE_MAX = 4, TERMS_MAX = DEGREE_MAX * DEGREE_MAX, LEVELS_MAX = 16 };
@@ -35,8 +37,8 @@ static void harmonics_infer(ad_infer *call) {
     int64_t degree = ((const harmonics_attributes *)call->attributes)->degree;
     char text[160];
     ad_view_text(d, text, sizeof text);
-    if (d->rank != 2 || d->size[1] != 3)
-        ad_infer_fail(call, "directions are (n, 3), not %s", text);
+    if (d->rank != 2 || d->size[1] != 3 || !ad_type_is_real(d->type))
+        ad_infer_fail(call, "directions are real (n, 3), not %s", text);
     else
         call->output[0] = (ad_view){.type = d->type, .rank = 2,
                                     .size = {d->size[0], degree * degree}};
@@ -127,7 +129,7 @@ static void harmonics_cost(const ad_infer *call, double *flops, double *bytes) {
 }
 
 static bool harmonics_sample(ad_sample *s) {
-    if (s->variant >= DEGREE_MAX || s->shape.rank < 1) return false;
+    if (s->variant >= DEGREE_MAX || s->shape.rank < 1 || !ad_type_is_real(s->type)) return false;
     int64_t n = 1;
     for (int i = 0; i < s->shape.rank; i++) n *= s->shape.size[i];
     s->inputs = 1;

@@ -13,6 +13,8 @@
  * copies the chosen rows instead of finding them again; everything else stays as it is. */
 #include "render/ops/hash_grid.h"
 
+#include "autodiff/ops/axes.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -62,8 +64,8 @@ static void grid_infer(ad_infer *call) {
     call->saved_outputs = 0, call->saved_inputs &= ~(1u << KNOWN | 1u << MORE | 1u << ROWS);
     char a[160], b[160];
     ad_view_text(x, a, sizeof a), ad_view_text(table, b, sizeof b);
-    if (x->rank != 2 || x->size[1] != 3)
-        ad_infer_fail(call, "points are (n, 3), not %s", a);
+    if (x->rank != 2 || x->size[1] != 3 || !ad_type_is_real(x->type))
+        ad_infer_fail(call, "points are real (n, 3), not %s", a);
     else if (table->rank != 2 || table->size[0] != grid->entries
              || table->size[1] != grid->features || table->type != x->type)
         ad_infer_fail(call, "the table is (%u, %d) of the points' type, not %s", grid->entries,
@@ -294,7 +296,7 @@ static bool grid_sample(ad_sample *s) {
     static const render_grid_options sizes[] = {
         {.levels = 2, .features = 4, .log2_entries = 4, .n_min = 2, .n_max = 3},
         {.levels = 1, .features = 2, .log2_entries = 8, .n_min = 3, .n_max = 3}};
-    if (s->variant > 1 || s->shape.rank < 1) return false;
+    if (s->variant > 1 || s->shape.rank < 1 || !ad_type_is_real(s->type)) return false;
     lay_levels(&sizes[s->variant], &grid);
     memcpy(s->attributes.bytes, &grid, sizeof grid < sizeof s->attributes ? sizeof grid : 0);
     int64_t rows = 1;

@@ -11,6 +11,8 @@
  * ray. Here it is one each way. Sums are made in blocks of fixed size, whatever the threads. */
 #include "render/render.h"
 
+#include "autodiff/ops/axes.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -38,8 +40,8 @@ static void loss_infer(ad_infer *call) {
         ad_infer_fail(call, "the background is (%lld, 3) or (1, 3), not %s", (long long)rays,
                       background);
     else if (in[OPACITY].type != in[COLOUR].type || in[PICTURE].type != in[COLOUR].type
-             || in[BACKGROUND].type != in[COLOUR].type)
-        ad_infer_fail(call, "colour, opacity, picture and background have one type");
+             || in[BACKGROUND].type != in[COLOUR].type || !ad_type_is_real(in[COLOUR].type))
+        ad_infer_fail(call, "colour, opacity, picture and background have one real type");
     else if (in[RAYS].type != AD_U32 || ad_view_count(&in[RAYS]) != 1)
         ad_infer_fail(call, "the count of rays is one u32 number");
     call->output[LOSS] = call->output[SQUARES] = (ad_view){.type = in[COLOUR].type};
@@ -223,7 +225,7 @@ static void loss_cost(const ad_infer *call, double *flops, double *bytes) {
 
 // Squares; Huber; Huber over one background for all.
 static bool loss_sample(ad_sample *s) {
-    if (s->variant > 2 || s->shape.rank != 1) return false;
+    if (s->variant > 2 || s->shape.rank != 1 || !ad_type_is_real(s->type)) return false;
     int64_t rays = s->shape.size[0];
     s->inputs = INPUTS;
     for (int i = 0; i < RAYS; i++) {

@@ -5,6 +5,8 @@
  * gradients reach the cameras: d origin is the sum of d point over the ray's samples, d direction
  * the same sum weighted with t. */
 #include "render/render.h"
+
+#include "autodiff/ops/axes.h"
 #include "render/ops/rows.h"
 
 #include <string.h>
@@ -26,8 +28,9 @@ static void points_infer(ad_infer *call) {
              || !ad_view_same_shape(&in[ORIGINS], &in[DIRECTIONS]))
         ad_infer_fail(call, "origins and directions are (%lld, 3) as the offsets have it, not %s "
                       "and %s", (long long)rays, origins, directions);
-    else if (in[ORIGINS].type != in[T].type || in[DIRECTIONS].type != in[T].type)
-        ad_infer_fail(call, "origins, directions and t have one type");
+    else if (in[ORIGINS].type != in[T].type || in[DIRECTIONS].type != in[T].type
+             || !ad_type_is_real(in[T].type))
+        ad_infer_fail(call, "origins, directions and t have one real type");
     else
         call->output[0] = (ad_view){.type = in[T].type, .rank = 2, .size = {in[T].size[0], 3}};
     call->saved_outputs = 0;
@@ -101,7 +104,7 @@ static void points_cost(const ad_infer *call, double *flops, double *bytes) {
 }
 
 static bool points_sample(ad_sample *s) {
-    if (s->variant > 0 || s->shape.rank != 1) return false;
+    if (s->variant > 0 || s->shape.rank != 1 || !ad_type_is_real(s->type)) return false;
     int64_t n = s->shape.size[0], rays = n / 4 + 1;
     s->inputs = INPUTS;
     for (int i = 0; i < OFFSETS; i++) {
