@@ -9,6 +9,7 @@
 #include "autodiff/ops/axes.h"
 #include "render/ops/rows.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { ORIGINS, DIRECTIONS, T, OFFSETS, INPUTS };
@@ -57,10 +58,11 @@ static void points_cpu(const ad_launch *launch) {
             }
             const float *o = origins + 3 * s.ray, *d = directions + 3 * s.ray;
             const float ox = o[0], oy = o[1], oz = o[2], dx = d[0], dy = d[1], dz = d[2];
+            // Rounded once, wherever the sample stands: pieces of a ray have the points of the ray.
             for (int64_t k = s.first; k < s.end; k++) {
-                points[3 * k] = ox + t[k] * dx;
-                points[3 * k + 1] = oy + t[k] * dy;
-                points[3 * k + 2] = oz + t[k] * dz;
+                points[3 * k] = fmaf(t[k], dx, ox);
+                points[3 * k + 1] = fmaf(t[k], dy, oy);
+                points[3 * k + 2] = fmaf(t[k], dz, oz);
             }
         }
     }
