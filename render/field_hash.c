@@ -12,9 +12,13 @@
 enum { TABLE, DENSITY_1, DENSITY_2, COLOUR_1, COLOUR_2, COLOUR_3 };   // parameters
 enum { OCCUPANCY_VALUE, OCCUPANCY_BITS };                             // states
 enum { GEOMETRY = 16, HARMONICS_DEGREE = 4, HARMONICS = 16, RESOLUTION = 128, SWEEP = 1 << 16 };
-// While training a ray's first FRONT candidates are asked for their densities, then the rest of the
-// rays that are still lit; for either there is room for so many times the samples that are kept.
-enum { FRONT = 10, CANDIDATES = 2 };
+
+// While training, candidates are asked for their densities piece by piece, of those rays that are
+// still lit. A piece ends where the occupancy grid's values add up to `share` times the depth that
+// is left until light ends; for it there is room for so many halves of the samples that are kept.
+enum { PIECES = 3 };
+static const struct { double share; int halves; } pieces[PIECES] = {
+    {3, 3}, {8, 1}, {0, 1}}; // the last one ends with the ray
 
 // Samples behind this carry no weight: rays end there.
 static const double stop_transmittance = 1e-4;
@@ -90,53 +94,49 @@ static void shade(render_model *model, ad_tensor directions, ad_tensor features,
     traced->features = features;
 }
 
-// One piece of each ray: its candidates with their features, and of them those that light reaches.
-typedef struct piece {
-    render_samples samples;
-    render_culled culled;
-    ad_tensor features;      // (candidates, levels features)
-} piece;
-
-static piece find_piece(render_model *model, ad_tensor origins, ad_tensor directions,
-                        ad_tensor live, const render_march_options *march, ad_tensor tau,
-                        int64_t capacity) {
+// Asks the next candidates of each ray for their densities and keeps those that light reaches;
+// march and cull then know where to go on. features: (candidates, levels features).
+static void find_piece(render_model *model, ad_tensor origins, ad_tensor directions,
+                       ad_tensor live, render_march_options *march, render_cull_options *cull,
+                       render_piece *piece, ad_tensor *features) {
     ad_context *ctx = model->ctx;
     render_samples candidates;
-    piece p;
+    render_culled culled;
     render_march(ctx, origins, directions, model->states[OCCUPANCY_BITS], live, march,
                  &candidates);
     ad_tensor points = render_points(ctx, origins, directions, candidates.t, candidates.offsets);
-    p.features = features_of(model, points, candidates.count);
-    render_cull_options cull = {.stop = stop_transmittance, .capacity = capacity,
-                                .most = march->most, .tau = tau};
-    render_cull(ctx, density_of(model, p.features, candidates.count), &candidates, &cull,
-                &p.samples, &p.culled);
-    return p;
+    *features = features_of(model, points, candidates.count);
+    render_cull(ctx, density_of(model, *features, candidates.count), &candidates, cull,
+                &piece->samples, &culled);
+    piece->rows = culled.rows, piece->candidates = march->capacity;
+    march->from = piece->samples.next, march->tau = cull->tau = culled.tau;
 }
 
 static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directions,
                        ad_tensor live, int64_t capacity, bool training, render_traced *traced) {
     ad_context *ctx = model->ctx;
     const render_settings *s = &model->settings;
-    int64_t candidates = CANDIDATES * capacity;
-    render_march_options march = marching(model, candidates);
+    render_march_options march = marching(model, capacity);
+    render_cull_options cull = {.stop = stop_transmittance, .capacity = capacity};
+    render_piece piece[PIECES];
+    render_samples at;
+    ad_tensor known[PIECES], rows;
     uint32_t draw = 0;
-    march.jitter = training, march.draw = &draw;
+    march.jitter = training, march.draw = &draw, march.stop = stop_transmittance;
     // Densities alone say how far light gets; only what it reaches is worth the rest.
     ad_no_grad_begin(ctx);
-    march.most = FRONT;
-    piece front = find_piece(model, origins, directions, live, &march, (ad_tensor){0}, capacity);
-    march.most = 0, march.from = front.culled.from;
-    piece back = find_piece(model, origins, directions, front.samples.rays, &march,
-                            front.culled.tau, capacity);
-    render_samples at;
-    ad_tensor rows;
-    render_join_samples(ctx, &front.samples, front.culled.rows, &back.samples, back.culled.rows,
-                        candidates, capacity, &at, &rows);
+    for (int i = 0; i < PIECES; i++) {
+        march.capacity = (pieces[i].halves * capacity + 1) / 2;
+        march.share = pieces[i].share;
+        march.value = pieces[i].share > 0 ? model->states[OCCUPANCY_VALUE] : (ad_tensor){0};
+        find_piece(model, origins, directions, live, &march, &cull, &piece[i], &known[i]);
+        live = piece[i].samples.rays;
+    }
+    render_join_samples(ctx, PIECES, piece, capacity, &at, &rows);
     ad_no_grad_end(ctx);
     ad_tensor points = render_points(ctx, origins, directions, at.t, at.offsets);
     ad_tensor features = render_hash_grid_known(ctx, points, model->parameters[TABLE], at.count,
-                                                front.features, back.features, rows, &s->grid);
+                                                PIECES, known, rows, &s->grid);
     shade(model, directions, features, &at, traced);
     traced->points = points;
     if (!training || s->distortion_loss <= 0) return;

@@ -264,6 +264,11 @@ typedef struct render_march_options {
     bool jitter;
     int most;              // samples a ray; 0: 2048
     ad_tensor from;        // (rays): only the samples behind this t; null: all
+    // A ray's samples end behind the one where the values (cells) of the occupancy grid add up to
+    // more than share x (-log(stop) - tau): about where light ends. tau (rays): optical depth in
+    // front of them; null: 0. value null: they do not end there.
+    ad_tensor value, tau;
+    double stop, share;
     uint32_t *draw;        // jitter: which; 0: a new one, whose number is left here; NULL: new
 } render_march_options;
 typedef struct render_samples {
@@ -271,6 +276,8 @@ typedef struct render_samples {
     ad_tensor offsets;     // (rays + 1) u32
     ad_tensor count;       // () u32
     ad_tensor rays;        // () u32: rays whose samples all fit; later ones have none
+    ad_tensor next;        // (rays): behind this t there may be more of them, 1e9: there are none;
+                           // of march and cull, else null
 } render_samples;
 // bits (words) u32 of the occupancy grid, live () u32 rays or null.
 // Sampling is a stop-gradient.
@@ -291,21 +298,26 @@ bool render_importance(ad_context *ctx, const render_samples *coarse, ad_tensor 
 typedef struct render_cull_options {
     double stop;
     int64_t capacity;
-    int most;              // a ray with so many candidates may have more behind them; 0: none has
     ad_tensor tau;         // (rays): optical depth in front of the candidates; null: 0
 } render_cull_options;
 typedef struct render_culled {
     ad_tensor rows;        // (capacity) u32: which candidate each sample was
     ad_tensor tau;         // (rays): optical depth behind the samples
-    ad_tensor from;        // (rays): where rays that are still lit go on, for march; else 1e9
 } render_culled;
+// samples.next: that of the candidates where light still goes on behind them, for the next march.
 bool render_cull(ad_context *ctx, ad_tensor sigma, const render_samples *candidates,
                  const render_cull_options *options, render_samples *samples,
                  render_culled *culled);
-// Each ray's samples of `first`, then those of `second`; rows: first's, then base + second's.
-bool render_join_samples(ad_context *ctx, const render_samples *first, ad_tensor first_rows,
-                         const render_samples *second, ad_tensor second_rows, int64_t base,
-                         int64_t capacity, render_samples *samples, ad_tensor *rows);
+// Each ray's samples of the first piece, then those of the second and so on. rows: which candidate
+// of its piece each one was; joined, numbers among the candidates (so many a piece) of all of them.
+enum { RENDER_PIECES_MAX = 4 };
+typedef struct render_piece {
+    render_samples samples;
+    ad_tensor rows;
+    int64_t candidates;
+} render_piece;
+bool render_join_samples(ad_context *ctx, int count, const render_piece *pieces, int64_t capacity,
+                         render_samples *samples, ad_tensor *rows);
 
 // The occupancy grid's states: value (cells) f32, bits (words) u32.
 int64_t render_occupancy_cells(int cascades, int resolution);
@@ -329,11 +341,11 @@ int64_t render_grid_entries(const render_grid_options *options); // rows of the 
 ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, ad_tensor count,
                            const render_grid_options *options);
 // The same where the values were found before, without a tape, for more points than these: they are
-// copied, row rows[i] of `known`, and behind its end of `more` (may be null), for point i, and
-// gradients flow as if they had been found here.
+// copied, for point i row rows[i] of the tables known[0], known[1] ... one behind the other (up to
+// RENDER_PIECES_MAX), and gradients flow as if they had been found here.
 ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor table,
-                                 ad_tensor count, ad_tensor known, ad_tensor more, ad_tensor rows,
-                                 const render_grid_options *options);
+                                 ad_tensor count, int tables, const ad_tensor *known,
+                                 ad_tensor rows, const render_grid_options *options);
 // A step of sparse Adam on the table, a parameter of `adam`, from the cotangents of such features,
 // slopes (n, levels features): the same bits as adding their gradient to ad_gradient (table) while
 // that is zero and ad_optimizer_step, but the gradient is spent level by level and never stored.

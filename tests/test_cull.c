@@ -18,11 +18,12 @@ enum { RAYS = 4000, CANDIDATES = 20 * RAYS }; // so many that threads share them
 
 typedef struct culled {
     float t[CANDIDATES], delta[CANDIDATES];
+    float next[RAYS];
     uint32_t offsets[RAYS + 1], count, rays, rows[CANDIDATES];
 } culled;
 
 static uint32_t from[RAYS + 1];
-static float sigma[CANDIDATES], t[CANDIDATES], delta[CANDIDATES];
+static float sigma[CANDIDATES], t[CANDIDATES], delta[CANDIDATES], behind[RAYS];
 static culled got;
 
 static void cull(double stop, int64_t capacity, uint32_t given, int threads) {
@@ -31,7 +32,8 @@ static void cull(double stop, int64_t capacity, uint32_t given, int threads) {
         .t = ad_from(ctx, AD_F32, AD_SHAPE(CANDIDATES), t),
         .delta = ad_from(ctx, AD_F32, AD_SHAPE(CANDIDATES), delta),
         .offsets = ad_from(ctx, AD_U32, AD_SHAPE(RAYS + 1), from),
-        .rays = ad_scalar(ctx, AD_U32, given)}, at;
+        .rays = ad_scalar(ctx, AD_U32, given),
+        .next = ad_from(ctx, AD_F32, AD_SHAPE(RAYS), behind)}, at;
     render_cull_options options = {.stop = stop, .capacity = capacity};
     render_culled culled;
     memset(&got, 0xff, sizeof got);
@@ -41,6 +43,7 @@ static void cull(double stop, int64_t capacity, uint32_t given, int threads) {
     ad_read(ctx, at.delta, got.delta, (size_t)capacity * 4);
     ad_read(ctx, at.offsets, got.offsets, sizeof got.offsets);
     ad_read(ctx, at.count, &got.count, 4), ad_read(ctx, at.rays, &got.rays, 4);
+    ad_read(ctx, at.next, got.next, sizeof got.next);
     ad_read(ctx, culled.rows, got.rows, (size_t)capacity * 4);
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
     ad_close(ctx);
@@ -49,6 +52,7 @@ static void cull(double stop, int64_t capacity, uint32_t given, int threads) {
 Test(cull, keeps_what_light_reaches) {
     uint64_t state = 5;
     for (int ray = 0; ray < RAYS; ray++) from[ray + 1] = from[ray] + (uint32_t)draw(&state, 0, 20);
+    for (int ray = 0; ray < RAYS; ray++) behind[ray] = (float)ray;
     for (int i = 0; i < CANDIDATES; i++) {
         t[i] = (float)i, delta[i] = (float)draw(&state, .1, .2);
         sigma[i] = (float)exp(draw(&state, -4, 4));
@@ -65,6 +69,8 @@ Test(cull, keeps_what_light_reaches) {
             for (; front < length && exp(-tau) >= 1e-2; front++)
                 tau += (double)sigma[from[ray] + front] * (double)delta[from[ray] + front];
             dark += front < length;
+            bool lit = exp(-tau) >= 1e-2 && ray < givens[run]; // such rays go on
+            cr_assert(got.next[ray] == (lit ? behind[ray] : 1e9f), "run %d, ray %u", run, ray);
             cr_assert_eq(got.offsets[ray], kept, "run %d, ray %u", run, ray);
             full = full || ray >= givens[run] || kept + front > capacities[run];
             for (uint32_t k = 0; k < front && !full; k++, kept++) {
@@ -83,12 +89,13 @@ Test(cull, keeps_what_light_reaches) {
 
 /* ---- pieces */
 
-// A jittered ray in two pieces has the samples of the same ray in one, wherever it is cut and
-// whether light ends in the first piece, in the second or in neither.
+// A jittered ray in three pieces has the samples of the same ray in one, wherever it is cut and
+// whether light ends in the first piece, in another or in none.
 Test(cull, pieces_join_to_the_whole) {
-    enum { MANY = 500, N = 16, CAPACITY = 1 << 16 };
+    enum { MANY = 500, N = 16, CAPACITY = 1 << 16, PIECES = 3 };
     static float origin[MANY][3], way[MANY][3], t_of[2][CAPACITY], delta_of[2][CAPACITY];
     static uint32_t offsets[2][MANY + 1], counts[2][2], rows[CAPACITY];
+    static float candidate[PIECES][CAPACITY], place[PIECES][CAPACITY][3], joined_at[CAPACITY][3];
     uint64_t state = 8;
     for (int i = 0; i < MANY; i++) {
         double length = 0;
@@ -99,7 +106,7 @@ Test(cull, pieces_join_to_the_whole) {
         }
         for (int axis = 0; axis < 3; axis++) way[i][axis] /= (float)sqrt(length);
     }
-    for (int most = 5; most < 40; most += 17) {
+    for (int most = 5; most < 20; most += 7) {
         ad_context *ctx = ad_open(&(ad_options){.threads = 2, .seed = 6});
         ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(MANY, 3), origin);
         ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(MANY, 3), way);
@@ -110,28 +117,30 @@ Test(cull, pieces_join_to_the_whole) {
             .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 1}, .resolution = N,
             .steps = 100, .capacity = CAPACITY, .jitter = true, .draw = &number};
         render_cull_options options = {.stop = 1e-2, .capacity = CAPACITY};
-        render_samples piece[2], at[2];
-        render_culled culled[2];
-        ad_tensor all = {0};
-        for (int run = 0; run < 3; run++) { // whole, front, back
-            march.most = options.most = run == 1 ? most : 0;
-            march.from = run == 2 ? culled[0].from : (ad_tensor){0};
-            options.tau = run == 2 ? culled[0].tau : (ad_tensor){0};
-            render_samples found;
+        render_samples at[2];
+        render_piece piece[PIECES];
+        ad_tensor next = {0}, tau = {0}, joined;
+        for (int run = 0; run <= PIECES; run++) { // the pieces, then the whole
+            bool whole = run == PIECES;
+            render_samples found, kept;
+            render_culled culled;
+            march.most = run < 2 ? most : 0;
+            march.from = whole ? (ad_tensor){0} : next;
+            options.tau = whole ? (ad_tensor){0} : tau;
             render_march(ctx, o, d, full, (ad_tensor){0}, &march, &found);
             ad_tensor points = render_points(ctx, o, d, found.t, found.offsets);
             // Fog that is thick where x is large.
             ad_tensor x = ad_slice(ctx, points, 1, 0, 1, 1);
             ad_tensor fog = ad_affine(ctx, ad_reshape(ctx, x, AD_SHAPE(CAPACITY)), 15, 0);
-            int to = run == 2 ? 1 : 0;
-            render_cull(ctx, fog, &found, &options, run ? &piece[to] : &at[0], &culled[to]);
-            if (run) continue;
-            all = culled[0].rows;
+            render_cull(ctx, fog, &found, &options, &kept, &culled);
+            next = kept.next, tau = culled.tau;
+            if (whole) at[0] = kept;
+            else piece[run] = (render_piece){kept, culled.rows, CAPACITY};
+            if (whole) continue;
+            ad_read(ctx, found.t, candidate[run], sizeof candidate[run]);
+            ad_read(ctx, points, place[run], sizeof place[run]);
         }
-        ad_read(ctx, all, rows, sizeof rows);
-        ad_tensor joined;
-        render_join_samples(ctx, &piece[0], culled[0].rows, &piece[1], culled[1].rows, CAPACITY,
-                            CAPACITY, &at[1], &joined);
+        render_join_samples(ctx, PIECES, piece, CAPACITY, &at[1], &joined);
         for (int run = 0; run < 2; run++) {
             ad_read(ctx, at[run].t, t_of[run], sizeof t_of[run]);
             ad_read(ctx, at[run].delta, delta_of[run], sizeof delta_of[run]);
@@ -144,20 +153,20 @@ Test(cull, pieces_join_to_the_whole) {
         cr_expect(!memcmp(offsets[0], offsets[1], sizeof offsets[0]), "pieces of %d", most);
         cr_expect(!memcmp(t_of[0], t_of[1], sizeof t_of[0]), "pieces of %d", most);
         cr_expect(!memcmp(delta_of[0], delta_of[1], sizeof delta_of[0]), "pieces of %d", most);
-        // A sample's row leads to the candidate with its t, in the piece that it came from.
-        static float front[CAPACITY], back[CAPACITY];
-        static uint32_t first[MANY + 1];
-        ad_read(ctx, piece[0].t, front, sizeof front), ad_read(ctx, piece[1].t, back, sizeof back);
-        ad_read(ctx, piece[0].offsets, first, sizeof first);
+        // A sample's row leads to the candidate with its t, in the piece that it came from; its
+        // point has the same bits.
+        uint32_t from_piece[PIECES] = {0};
         ad_read(ctx, joined, rows, sizeof rows);
-        uint32_t behind = 0;
-        for (int ray = 0; ray < MANY; ray++)
-            for (uint32_t k = offsets[1][ray]; k < offsets[1][ray + 1]; k++) {
-                bool second = k - offsets[1][ray] >= first[ray + 1] - first[ray];
-                cr_assert_eq(rows[k] >= CAPACITY, second, "ray %d", ray);
-                behind += second;
-            }
-        cr_expect(behind > 500 && behind < counts[1][0] - 500, "%u behind", behind);
+        ad_tensor points = render_points(ctx, o, d, at[1].t, at[1].offsets);
+        ad_read(ctx, points, joined_at, sizeof joined_at);
+        for (uint32_t k = 0; k < counts[1][0]; k++) {
+            uint32_t of = rows[k] / CAPACITY;
+            cr_assert(of < PIECES && candidate[of][rows[k] % CAPACITY] == t_of[1][k]);
+            cr_assert(!memcmp(place[of][rows[k] % CAPACITY], joined_at[k], sizeof *joined_at));
+            from_piece[of]++;
+        }
+        for (int i = 0; i < PIECES; i++)
+            cr_expect(from_piece[i] > 500, "%u of piece %d", from_piece[i], i);
         ad_close(ctx);
     }
 }
@@ -256,11 +265,11 @@ Test(hash_grid, known_features_are_as_good_as_new_ones) {
     ad_no_grad_begin(ctx);
     ad_tensor known = render_hash_grid(ctx, ad_from(ctx, AD_F32, AD_SHAPE(ALL, 3), place), table,
                                        (ad_tensor){0}, &grid);
-    ad_tensor more = ad_slice(ctx, known, 0, 2000, ALL, 1); // the values in two parts
-    known = ad_slice(ctx, known, 0, 0, 2000, 1);
+    ad_tensor part[] = {ad_slice(ctx, known, 0, 0, 2000, 1), ad_slice(ctx, known, 0, 2000, 2500, 1),
+                        ad_slice(ctx, known, 0, 2500, ALL, 1)};
     ad_no_grad_end(ctx);
     for (int run = 0; run < 2; run++) {
-        ad_tensor f = run ? render_hash_grid_known(ctx, x, table, count, known, more,
+        ad_tensor f = run ? render_hash_grid_known(ctx, x, table, count, 3, part,
                                                    ad_from(ctx, AD_U32, AD_SHAPE(SOME), rows),
                                                    &grid)
                           : render_hash_grid(ctx, x, table, count, &grid);
@@ -274,13 +283,12 @@ Test(hash_grid, known_features_are_as_good_as_new_ones) {
     cr_expect(!memcmp(dtable[0], dtable[1], sizeof dtable[0]), "d table");
     // Values that are not the grid's are copied as they are; rows beyond them are refused.
     ad_tensor ones = ad_ones(ctx, ALL * WIDTH);
-    ad_tensor f = render_hash_grid_known(ctx, x, table, (ad_tensor){0},
-                                         ad_reshape(ctx, ones, AD_SHAPE(ALL, WIDTH)),
-                                         (ad_tensor){0},
+    ad_tensor wide = ad_reshape(ctx, ones, AD_SHAPE(ALL, WIDTH));
+    ad_tensor f = render_hash_grid_known(ctx, x, table, (ad_tensor){0}, 1, &wide,
                                          ad_from(ctx, AD_U32, AD_SHAPE(SOME), rows), &grid);
     ad_read(ctx, f, y[0], sizeof y[0]);
     for (int i = 0; i < SOME * WIDTH; i++) cr_assert(y[0][i] == 1);
-    cr_expect(ad_is_null(render_hash_grid_known(ctx, x, table, count, ones, (ad_tensor){0},
+    cr_expect(ad_is_null(render_hash_grid_known(ctx, x, table, count, 1, &ones,
                                                 ad_from(ctx, AD_U32, AD_SHAPE(SOME), rows),
                                                 &grid)));
     cr_expect(ad_failed(ctx));

@@ -9,16 +9,17 @@
 #include <string.h>
 
 enum { RAYS = 150, CAPACITY = 1 << 14, STEPS = 64, PARAMETERS = 6, TABLE_MAX = 8 * 512 * 4 };
+enum { CELLS = 128 * 128 * 128 };
 
 typedef struct outcome {
-    float colour[3 * RAYS], opacity[RAYS], weight[CAPACITY];
+    float colour[3 * RAYS], opacity[RAYS], weight[CAPACITY], t[CAPACITY], delta[CAPACITY];
     float slope[PARAMETERS][TABLE_MAX];
     int64_t count[PARAMETERS];
     uint32_t offsets[RAYS + 1], whole;
 } outcome;
 
 static outcome found, expected;
-static float origin[RAYS][3], way[RAYS][3], table[TABLE_MAX], shade[4 * RAYS];
+static float origin[RAYS][3], way[RAYS][3], table[TABLE_MAX], shade[4 * RAYS], value[CELLS];
 
 static double draw(uint64_t *state, double low, double high) {
     *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -39,6 +40,9 @@ static void make_inputs(void) {
     }
     for (int i = 0; i < TABLE_MAX; i++) table[i] = (float)draw(&state, -10, 10);
     for (int i = 0; i < 4 * RAYS; i++) shade[i] = (float)draw(&state, -1, 1);
+    // The occupancy grid expects light to end sooner or later than it does, so that rays take one,
+    // two or three pieces.
+    for (int i = 0; i < CELLS; i++) value[i] = i % 128 < 64 ? 4 : 0.5f;
 }
 
 // The plain form: what hash_trace would be without its shortcuts.
@@ -72,6 +76,7 @@ static void run(bool plain, outcome *out) {
     size_t entries = (size_t)ad_count(ctx, model->parameters[0]);
     cr_assert_leq(entries, TABLE_MAX);
     ad_write(ctx, model->parameters[0], table, entries * sizeof *table);
+    ad_write(ctx, model->states[0], value, sizeof value);
     ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), origin), slope[PARAMETERS];
     ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), way);
     ad_tensor dy = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 4), shade);
@@ -85,6 +90,8 @@ static void run(bool plain, outcome *out) {
     ad_read(ctx, traced.pixels.opacity, out->opacity, sizeof out->opacity);
     ad_read(ctx, traced.pixels.weight, out->weight, sizeof out->weight);
     ad_read(ctx, traced.samples.offsets, out->offsets, sizeof out->offsets);
+    ad_read(ctx, traced.samples.t, out->t, sizeof out->t);
+    ad_read(ctx, traced.samples.delta, out->delta, sizeof out->delta);
     ad_read(ctx, traced.rays, &out->whole, sizeof out->whole);
     for (int i = 0; i < PARAMETERS; i++) {
         out->count[i] = ad_count(ctx, slope[i]);
@@ -107,6 +114,9 @@ Test(field_hash, shortcuts_change_nothing) {
         int seen = 0; // candidates that light reaches
         for (uint32_t k = 0; k < all; k++) seen += expected.weight[expected.offsets[i] + k] > 0;
         cr_assert(abs((int)kept - seen) <= 1, "ray %d: %u kept, %d are seen", i, kept, seen);
+        cr_assert(!memcmp(found.t + found.offsets[i], expected.t + expected.offsets[i], kept * 4)
+                  && !memcmp(found.delta + found.offsets[i],
+                             expected.delta + expected.offsets[i], kept * 4), "ray %d", i);
         early += kept < all && kept <= 10, late += kept < all && kept > 10, lit += kept == all;
     }
     cr_assert(early > 5 && late > 5 && lit > 5, "%d, %d and %d rays", early, late, lit);

@@ -262,62 +262,6 @@ Test(march, jitter_is_uniform_and_new_in_each_step) {
     ad_close(ctx);
 }
 
-// Marched on behind `from`, a few samples at a time, a ray has the samples that it has in one go:
-// through steps that grow, two cascades and empty space between; through even steps, one cascade
-// and blocks to leap over.
-static void check_pieces(int cascades, double cone) {
-    enum { MOST = 7, CAPACITY_HERE = 4096 };
-    static float whole[CAPACITY_HERE], whole_delta[CAPACITY_HERE], t[RAYS * MOST];
-    static float delta[RAYS * MOST];
-    uint32_t offsets[RAYS + 1], at[RAYS + 1], done[RAYS] = {0};
-    float from[RAYS] = {0};
-    int64_t words = render_occupancy_words(cascades, N);
-    uint32_t *half = calloc((size_t)words, 4); // runs of four cells, every other one
-    uint32_t blocks = cascades == 1 ? 0x55555555u : ~0u; // every other one, or none is left out
-    for (int64_t i = 0; i < words; i++)
-        half[i] = i < cascades * CELLS / 32 ? 0x0f0f0f0fu : blocks;
-    ad_context *ctx = ad_open(&(ad_options){.threads = 2});
-    ad_tensor grid = ad_from(ctx, AD_U32, AD_SHAPE(words), half);
-    ad_tensor o = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), origins);
-    ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), directions);
-    render_march_options options = {
-        .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = cascades}, .resolution = N,
-        .steps = 400, .cone_angle = cone, .capacity = CAPACITY_HERE};
-    render_samples all, some;
-    render_march(ctx, o, d, grid, (ad_tensor){0}, &options, &all);
-    ad_read(ctx, all.t, whole, sizeof whole), ad_read(ctx, all.offsets, offsets, sizeof offsets);
-    ad_read(ctx, all.delta, whole_delta, sizeof whole_delta);
-    cr_assert(offsets[1] > 3 * MOST, "only %u samples", offsets[1]);
-    options.most = MOST, options.capacity = RAYS * MOST;
-    for (int piece = 0; piece < 100; piece++) {
-        options.from = ad_from(ctx, AD_F32, AD_SHAPE(RAYS), from);
-        render_march(ctx, o, d, grid, (ad_tensor){0}, &options, &some);
-        ad_read(ctx, some.t, t, sizeof t), ad_read(ctx, some.delta, delta, sizeof delta);
-        ad_read(ctx, some.offsets, at, sizeof at);
-        cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
-        for (int ray = 0; ray < RAYS; ray++) {
-            uint32_t left = offsets[ray + 1] - offsets[ray] - done[ray];
-            cr_assert(at[ray + 1] - at[ray] == (left < MOST ? left : MOST), "ray %d, piece %d: %u "
-                      "of %u samples", ray, piece, at[ray + 1] - at[ray], left);
-            for (uint32_t k = at[ray]; k < at[ray + 1]; k++, done[ray]++) {
-                uint32_t same = offsets[ray] + done[ray];
-                cr_expect(t[k] == whole[same] && delta[k] == whole_delta[same],
-                          "ray %d, sample %u: %g, not %g", ray, done[ray], (double)t[k],
-                          (double)whole[same]);
-                from[ray] = t[k] + 0.5f * delta[k];
-            }
-        }
-    }
-    cr_expect(done[0] == offsets[1]);
-    free(half);
-    ad_close(ctx);
-}
-
-Test(march, pieces_make_the_whole) {
-    check_pieces(2, 1.0 / 64);
-    check_pieces(1, 0);
-}
-
 // Steps as the formulas have them: linear up to t = step / cone, in proportion to t behind it.
 Test(march, steps_grow_with_distance) {
     static float t[CAPACITY], delta[CAPACITY];

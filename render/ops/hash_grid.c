@@ -56,12 +56,13 @@ int64_t render_grid_entries(const render_grid_options *options) {
 
 /* ---- shapes */
 
-enum { POINTS, ENTRIES, COUNT, KNOWN, MORE, ROWS, INPUTS }; // from COUNT on they may be absent
+// From COUNT on they may be absent; of the known values' tables those behind the first, too.
+enum { POINTS, ENTRIES, COUNT, ROWS, KNOWN, INPUTS = KNOWN + RENDER_PIECES_MAX };
 
 static void grid_infer(ad_infer *call) {
     const hash_grid_attributes *grid = call->attributes;
     const ad_view *in = call->input, *x = &in[POINTS], *table = &in[ENTRIES];
-    call->saved_outputs = 0, call->saved_inputs &= ~(1u << KNOWN | 1u << MORE | 1u << ROWS);
+    call->saved_outputs = 0, call->saved_inputs &= 1u << POINTS | 1u << ENTRIES | 1u << COUNT;
     char a[160], b[160];
     ad_view_text(x, a, sizeof a), ad_view_text(table, b, sizeof b);
     if (x->rank != 2 || x->size[1] != 3 || !ad_type_is_real(x->type))
@@ -71,13 +72,13 @@ static void grid_infer(ad_infer *call) {
         ad_infer_fail(call, "the table is (%u, %d) of the points' type, not %s", grid->entries,
                       grid->features, b);
     int64_t features = (int64_t)grid->levels * grid->features;
-    bool known = call->inputs > KNOWN && ad_view_present(&in[KNOWN]);
-    if (known && ad_view_present(&in[MORE])
-        && (in[MORE].rank != 2 || in[MORE].size[1] != features || in[MORE].type != AD_F32))
-        ad_infer_fail(call, "more known values are f32 (m, %lld)", (long long)features);
-    else if (known && (in[KNOWN].rank != 2 || in[KNOWN].size[1] != features
-                       || in[KNOWN].type != AD_F32 || x->type != AD_F32 || x->rank < 1
-                       || in[ROWS].type != AD_U32 || ad_view_count(&in[ROWS]) != x->size[0]))
+    bool known = call->inputs > ROWS && ad_view_present(&in[ROWS]);
+    bool good = !known || (x->type == AD_F32 && x->rank > 0 && in[ROWS].type == AD_U32
+                           && ad_view_count(&in[ROWS]) == x->size[0]);
+    for (int i = KNOWN; i < call->inputs && known; i++)
+        if (ad_view_present(&in[i]))
+            good = good && in[i].rank == 2 && in[i].size[1] == features && in[i].type == AD_F32;
+    if (!good)
         ad_infer_fail(call, "known values are f32 (m, %lld), their rows u32, one for each point",
                       (long long)features);
     call->output[0] = (ad_view){.type = x->type, .rank = 2, .size = {x->size[0], features}};
@@ -101,17 +102,20 @@ static void clear_rows(int threads, float *data, int64_t from, int64_t to, int64
 }
 
 static void copy_known(const ad_launch *launch, int64_t live, int64_t width, float *y) {
-    const float *known = launch->input[KNOWN].data;
-    const float *more = launch->input[MORE].data;
     const uint32_t *rows = launch->input[ROWS].data;
-    int64_t most = launch->input[KNOWN].size[0];
-    int64_t all = most + (ad_view_present(&launch->input[MORE]) ? launch->input[MORE].size[0] : 0);
+    const ad_view *known = &launch->input[KNOWN];
+    int tables = launch->inputs - KNOWN;
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (live > 4096)
     for (int64_t i = 0; i < live; i++) {
-        if (rows[i] < most)
-            memcpy(y + i * width, known + rows[i] * width, (size_t)width * sizeof *y);
-        else if (rows[i] < all)
-            memcpy(y + i * width, more + (rows[i] - most) * width, (size_t)width * sizeof *y);
+        int64_t row = rows[i];
+        int table = 0;
+        for (; table < tables && ad_view_present(&known[table]); table++) {
+            if (row < known[table].size[0]) break;
+            row -= known[table].size[0];
+        }
+        if (table < tables && ad_view_present(&known[table]))
+            memcpy(y + i * width, (const float *)known[table].data + row * width,
+                   (size_t)width * sizeof *y);
         else
             memset(y + i * width, 0, (size_t)width * sizeof *y);
     }
@@ -121,7 +125,7 @@ static void grid_cpu(const ad_launch *launch) {
     const hash_grid_attributes *grid = launch->attributes;
     int64_t rows = launch->input[POINTS].size[0], live = live_rows(launch, COUNT, rows);
     float *y = launch->output[0].data;
-    if (launch->inputs > KNOWN && ad_view_present(&launch->input[KNOWN]))
+    if (launch->inputs > ROWS && ad_view_present(&launch->input[ROWS]))
         copy_known(launch, live, (int64_t)grid->levels * grid->features, y);
     else
         render_grid_forward(grid, launch->threads, live, launch->input[POINTS].data,
@@ -275,12 +279,18 @@ ad_tensor render_hash_grid(ad_context *ctx, ad_tensor points, ad_tensor table, a
 }
 
 ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor table,
-                                 ad_tensor count, ad_tensor known, ad_tensor more, ad_tensor rows,
-                                 const render_grid_options *options) {
+                                 ad_tensor count, int tables, const ad_tensor *known,
+                                 ad_tensor rows, const render_grid_options *options) {
     hash_grid_attributes grid;
+    ad_tensor input[INPUTS] = {points, table, count, rows};
     if (!render_grid_levels(ctx, options, &grid)) return (ad_tensor){0};
-    return ad_apply1(ctx, &render_op_hash_grid, INPUTS,
-                     (ad_tensor[]){points, table, count, known, more, rows}, &grid);
+    if (tables < 1 || tables > RENDER_PIECES_MAX) {
+        ad_raise(ctx, "hash_grid: %d tables of known values: expected 1 to %d", tables,
+                 RENDER_PIECES_MAX);
+        return (ad_tensor){0};
+    }
+    for (int i = 0; i < tables; i++) input[KNOWN + i] = known[i];
+    return ad_apply1(ctx, &render_op_hash_grid, KNOWN + tables, input, &grid);
 }
 
 static void grid_cost(const ad_infer *call, double *flops, double *bytes) {
@@ -311,7 +321,7 @@ static bool grid_sample(ad_sample *s) {
 
 const ad_op render_op_hash_grid = {
     .name = "hash_grid", .inputs_min = 2, .inputs_max = INPUTS, .outputs = 1,
-    .optional = 1u << COUNT | 1u << KNOWN | 1u << MORE | 1u << ROWS,
+    .optional = (1u << INPUTS) - (1u << COUNT),
     .attribute_bytes = sizeof(hash_grid_attributes), .infer = grid_infer, .cpu = grid_cpu,
     .compose = grid_compose, .vjp_fused = grid_vjp_fused, .cost = grid_cost,
     .sample = grid_sample};

@@ -2,37 +2,50 @@
  *
  * Muller et al. 2022, appendix E.1. Samples lie at t_k = T(s_0 + k): T is linear with the least
  * step near the camera, exponential (steps proportional to distance) where the cone angle says so,
- * linear again with the largest step. So a sample is a number k, and the set of a ray's samples is
- * a row of bits. The first pass marches every ray and leaves such rows; a prefix sum over their
- * counts gives each ray its place in the packed arrays; the second pass writes t and delta there.
- * A ray whose samples do not all fit has none, and so have the rays behind it: `rays` says how
- * many are whole. A caller may march each ray piece by piece: `most` samples behind `from`, the
- * same ones as in one go. No sample's place depends on the thread count. Sampling is a
- * stop-gradient. */
+ * linear again with the largest step. So a sample is a number k, and a ray's samples are marks:
+ * numbers with a bit for each of the LANES from there on. The first pass marches every ray and
+ * leaves marks; a prefix sum over their samples gives each ray its place in the packed arrays; the
+ * second pass writes t and delta there. A ray whose samples do not all fit has none, and so have
+ * the rays behind it: `rays` says how many are whole.
+ *
+ * A caller may march each ray piece by piece, for the same samples as in one go: a piece ends
+ * after `most` samples, or where the densities that the occupancy grid remembers say that light
+ * will have ended, and `next` says where the next one begins. Leaps through empty space end a
+ * little early, so whatever path leads to a sample, it is there. No sample's place depends on the
+ * thread count. Sampling is a stop-gradient. */
 #include "render/render.h"
 
 #include "autodiff/ops/math.h"
 #include "autodiff/ops/random.h"
-#include "render/ops/occupancy.h"
+#include "render/ops/leaps.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { STEPS_MAX = 2048, ROW_WORDS = STEPS_MAX / 32, LANES = 16 };
-enum { LEAP_MAX = 8 }; // blocks crossed at once to each side
+enum { STEPS_MAX = 2048, LANES = 16, MARKS_MAX = STEPS_MAX / LANES };
+enum { CHUNK = 64 };   // rays that enter the box side by side
+
+static const float nowhere = 1e9f; // behind every scene
 
 typedef struct march_attributes {
     float low[3], high[3];   // the box
     float step_min, step_max, cone, near_distance;
     float s_near, s_far, t_near, t_far, rate; // where the stretches of T meet, its growth
+    float depth, share;      // -log(stop); how much of it the values may sum to
     int32_t cascades, resolution, jitter, most;
     uint32_t ordinal;
     uint64_t seed;
     int64_t capacity;
 } march_attributes;
 
-enum { ORIGIN, DIRECTION, BITS, STEP, LIVE, FROM, INPUTS };
-enum { OUT_T, OUT_DELTA, OUT_OFFSETS, OUT_COUNT, OUT_RAYS, OUTPUTS };
+// What the first pass leaves of a ray for the second.
+typedef struct path {
+    float start;             // s of sample 0
+    uint32_t samples, mark, marks; // how many; the number of its first mark, how many
+} path;
+
+enum { ORIGIN, DIRECTION, BITS, STEP, LIVE, FROM, VALUE, TAU, INPUTS };
+enum { OUT_T, OUT_DELTA, OUT_OFFSETS, OUT_COUNT, OUT_RAYS, OUT_NEXT, OUTPUTS };
 
 static void march_infer(ad_infer *call) {
     const march_attributes *a = call->attributes;
@@ -50,14 +63,21 @@ static void march_infer(ad_infer *call) {
     else if (ad_view_present(&in[FROM])
              && (in[FROM].type != AD_F32 || ad_view_count(&in[FROM]) != rays))
         ad_infer_fail(call, "from is f32 (rays)");
+    else if (ad_view_present(&in[TAU])
+             && (in[TAU].type != AD_F32 || ad_view_count(&in[TAU]) != rays))
+        ad_infer_fail(call, "tau is f32 (rays)");
+    else if (ad_view_present(&in[VALUE])
+             && (in[VALUE].type != AD_F32
+                 || ad_view_count(&in[VALUE]) != occupancy_cells(a->cascades, a->resolution)))
+        ad_infer_fail(call, "values are f32 (cells), as the bits have it");
     ad_view *out = call->output;
     out[OUT_T] = (ad_view){.type = AD_F32, .rank = 1, .size = {a->capacity}};
     out[OUT_DELTA] = out[OUT_T];
     out[OUT_OFFSETS] = (ad_view){.type = AD_U32, .rank = 1, .size = {rays + 1}};
     out[OUT_COUNT] = out[OUT_RAYS] = (ad_view){.type = AD_U32};
-    int64_t blocks = occupancy_cells(1, a->resolution / OCCUPANCY_BLOCK);
-    call->workspace = (size_t)rays * (ROW_WORDS + 2) * 4 + STEPS_MAX * sizeof(float)
-                    + 3 * (size_t)blocks;
+    out[OUT_NEXT] = (ad_view){.type = AD_F32, .rank = 1, .size = {rays}};
+    call->workspace = (size_t)rays * (MARKS_MAX * 4 + sizeof(path)) + STEPS_MAX * sizeof(float)
+                    + 3 * (size_t)leap_blocks(a->resolution);
 }
 
 /* ---- t as a function of the step number, and back */
@@ -99,12 +119,65 @@ static float delta_of(const march_attributes *a, float t) {
     return step < a->step_min ? a->step_min : step > a->step_max ? a->step_max : step;
 }
 
+/* ---- rays into the box */
+
+typedef struct bundle { // rays side by side; those that never are inside the box have near = far
+    float origin[3][CHUNK], direction[3][CHUNK], inverse[3][CHUNK];
+    float near[CHUNK], far[CHUNK], start[CHUNK]; // start: s of sample 0
+} bundle;
+
+// Where the rays from number `first` on are inside the box: nowhere also for what is no ray, with
+// a number that is not finite.
+static void enter(const march_attributes *a, const ad_launch *launch, int64_t first, bundle *b) {
+    const float *origin = launch->input[ORIGIN].data, *direction = launch->input[DIRECTION].data;
+    uint32_t step = *(const uint32_t *)launch->input[STEP].data;
+    int64_t rays = launch->input[ORIGIN].size[0];
+    int32_t good[CHUNK];
+    for (int i = 0; i < CHUNK; i++)
+        b->near[i] = a->near_distance, b->far[i] = 1e9f, b->start[i] = 0.5f, good[i] = 1;
+    for (int axis = 0; axis < 3; axis++) {
+        float *o = b->origin[axis], *d = b->direction[axis], *inverse = b->inverse[axis];
+        for (int i = 0; i < CHUNK; i++) {
+            int64_t ray = first + i < rays ? first + i : rays - 1;
+            o[i] = origin[3 * ray + axis], d[i] = direction[3 * ray + axis];
+        }
+        for (int i = 0; i < CHUNK; i++) {
+            good[i] &= fabsf(o[i]) < HUGE_VALF && fabsf(d[i]) < HUGE_VALF;
+            float least = d[i] < 0 ? -1e-9f : 1e-9f;
+            inverse[i] = 1 / (fabsf(d[i]) < 1e-9f ? least : d[i]);
+            float t0 = (a->low[axis] - o[i]) * inverse[i];
+            float t1 = (a->high[axis] - o[i]) * inverse[i];
+            float in = t0 < t1 ? t0 : t1, out = t0 < t1 ? t1 : t0;
+            b->near[i] = in > b->near[i] ? in : b->near[i];
+            b->far[i] = out < b->far[i] ? out : b->far[i];
+        }
+    }
+    if (a->jitter)
+        for (int i = 0; i < CHUNK; i++)
+            b->start[i] = ad_random_uniform(ad_random_philox(
+                (uint32_t)(first + i), 0, a->ordinal, step, (uint32_t)a->seed,
+                (uint32_t)(a->seed >> 32)).x);
+    for (int i = 0; i < CHUNK; i++) {
+        bool inside = good[i] && fabsf(b->near[i]) < HUGE_VALF && b->near[i] < b->far[i];
+        if (!inside) b->near[i] = b->far[i] = 0;
+    }
+    if (a->cone <= 0)
+        for (int i = 0; i < CHUNK; i++) b->start[i] += b->near[i] / a->step_min;
+    else
+        for (int i = 0; i < CHUNK; i++) b->start[i] += s_of(a, b->near[i]);
+}
+
 /* ---- one ray */
 
 typedef struct ray {
     float origin[3], direction[3], inverse[3];
-    float near, far, start, base; // start: s of sample 0
-    int first;              // the first sample that is wanted
+    float far, start, base;
+    int first;               // the first sample that is wanted
+    float budget;            // the sum of values that ends it
+    uint32_t *mark;          // samples: the number of a step and, as bits, which LANES from it on
+    uint32_t marks, samples;
+    float sum;
+    int last;                // where the budget or the greatest number ended it; or -1
 } ray;
 
 // Steps as a whole number: no more than there are, whatever the share.
@@ -116,36 +189,26 @@ static int whole_cell(float cell, float n) {
     return (int)(cell < n - 1 ? cell : n - 1);
 }
 
-// Where the ray is inside the box, and its first sample behind `from`; false where it never is, or
-// where it is no ray: a number that is not finite.
-static bool enter(const march_attributes *a, ray *r, uint32_t step, uint32_t number, float from) {
-    r->near = a->near_distance, r->far = 1e9f;
+static void pick_ray(const march_attributes *a, const bundle *b, int i, float from, ray *r) {
+    *r = (ray){.far = b->far[i], .start = b->start[i], .last = -1, .budget = HUGE_VALF};
     for (int axis = 0; axis < 3; axis++) {
-        float d = r->direction[axis];
-        if (!isfinite(r->origin[axis]) || !isfinite(d)) return false;
-        if (fabsf(d) < 1e-9f) d = d < 0 ? -1e-9f : 1e-9f;
-        r->inverse[axis] = 1 / d;
-        float t0 = (a->low[axis] - r->origin[axis]) * r->inverse[axis];
-        float t1 = (a->high[axis] - r->origin[axis]) * r->inverse[axis];
-        float first = t0 < t1 ? t0 : t1, last = t0 < t1 ? t1 : t0;
-        if (first > r->near) r->near = first;
-        if (last < r->far) r->far = last;
+        r->origin[axis] = b->origin[axis][i], r->direction[axis] = b->direction[axis][i];
+        r->inverse[axis] = b->inverse[axis][i];
     }
-    if (!isfinite(r->near) || !(r->near < r->far)) return false;
-    float shift = 0.5f;
-    if (a->jitter) {
-        ad_random_words words = ad_random_philox(number, 0, a->ordinal, step, (uint32_t)a->seed,
-                                                 (uint32_t)(a->seed >> 32));
-        shift = ad_random_uniform(words.x);
-    }
-    r->start = s_of(a, r->near) + shift;
     r->base = base_of(a, r->start);
-    r->first = 0;
-    if (from > r->near) {
+    if (from > b->near[i]) {
         float skipped = s_of(a, from) - r->start;
         r->first = skipped < 0 ? 0 : whole_steps(skipped) + 1;
     }
-    return true;
+}
+
+// One more sample, k, which adds to the sum of values; false where the ray ends with it.
+static bool add_sample(const march_attributes *a, ray *r, int k, float value) {
+    r->samples++;
+    r->sum += value > 0 ? value : 0;
+    if (r->samples < (uint32_t)a->most && r->sum <= r->budget) return true;
+    r->last = k;
+    return false;
 }
 
 // The smallest cascade whose cube holds the point and whose cells are no smaller than the step.
@@ -161,35 +224,24 @@ static int cascade_of(const march_attributes *a, const float p[3], float delta) 
     return cascade;
 }
 
-static uint8_t least(uint8_t a, uint8_t b) { return a < b ? a : b; }
-
-// to[i] = min(from[i - stride], from[i], from[i + stride]), where there are such.
-static void spread(int64_t n, int64_t stride, const uint8_t *restrict from, uint8_t *restrict to) {
-    for (int64_t i = 0; i < stride; i++) to[i] = least(from[i], from[i + stride]);
-    for (int64_t i = stride; i < n - stride; i++)
-        to[i] = least(least(from[i - stride], from[i]), from[i + stride]);
-    for (int64_t i = n - stride; i < n; i++) to[i] = least(from[i - stride], from[i]);
-}
-
-// Distances of the blocks of cascade 0 to the nearest that may hold something, in blocks along the
-// farthest axis, up to LEAP_MAX: the cube of 2 d - 1 blocks around a block with distance d > 0 is
-// empty. A row's end counts as the next one's neighbour, which only shortens leaps. spare: two
-// bytes a block.
-static void find_leaps(const march_attributes *a, const uint32_t *bits, uint8_t *restrict leap,
-                       uint8_t *restrict spare) {
-    int64_t m = a->resolution / OCCUPANCY_BLOCK, blocks = m * m * m;
-    const uint32_t *block_bits = bits + (occupancy_cells(a->cascades, a->resolution) + 31) / 32;
-    for (int64_t i = 0; i < blocks; i++) leap[i] = occupancy_bit(block_bits, i) ? 0 : LEAP_MAX;
-    for (int d = 1; d < LEAP_MAX; d++) { // d (v) = min(d (v), 1 + min d (neighbours))
-        spread(blocks, 1, leap, spare);
-        spread(blocks, m, spare, spare + blocks);
-        spread(blocks, m * m, spare + blocks, spare);
-        for (int64_t i = 0; i < blocks; i++) leap[i] = least(leap[i], (uint8_t)(spare[i] + 1));
+// From a position in cells, where one cell along an axis takes `inverse`, the way until `side`
+// cells from `low` on are left: a little less, so that no rounding leads past a sample. The cells
+// of one cascade of several end where the next begins.
+static float leave_cube(const march_attributes *a, const float *inverse, const int *low, int side,
+                        const float *cell) {
+    static const float slack = 2e-3f; // cells
+    float leave = 1e9f;
+    for (int axis = 0; axis < 3; axis++) {
+        bool up = inverse[axis] > 0;
+        int n = a->resolution, edge = up ? low[axis] + side : low[axis];
+        if (a->cascades > 1) edge = edge < 0 ? 0 : edge > n ? n : edge;
+        float away = ((float)edge + (up ? -slack : slack) - cell[axis]) * inverse[axis];
+        if (away < leave) leave = away;
     }
+    return leave > 0 ? leave : 0;
 }
 
-// Where a ray at `cell` (the position, in cells of the cascade), in the empty cell `index`, leaves
-// what is known to be empty: a way in cells.
+// The same for a ray at `cell` of a cascade, in the empty cell `index`: what is known to be empty.
 static float leave_empty(const march_attributes *a, const ray *r, const uint32_t *bits,
                          const uint8_t *leap, int cascade, const int *index, const float *cell) {
     int n = a->resolution, m = n / OCCUPANCY_BLOCK;
@@ -204,24 +256,14 @@ static float leave_empty(const march_attributes *a, const ray *r, const uint32_t
         side = (2 * around + 1) * OCCUPANCY_BLOCK;
         for (int axis = 0; axis < 3; axis++) low[axis] = (block[axis] - around) * OCCUPANCY_BLOCK;
     }
-    float leave = 1e9f;
-    for (int axis = 0; axis < 3; axis++) {
-        int edge = r->inverse[axis] > 0 ? low[axis] + side : low[axis];
-        // A cascade ends where the next begins.
-        if (a->cascades > 1) edge = edge < 0 ? 0 : edge > n ? n : edge;
-        float away = ((float)edge - cell[axis]) * r->inverse[axis];
-        if (away < leave) leave = away;
-    }
-    return leave > 0 ? leave : 0;
+    return leave_cube(a, r->inverse, low, side, cell);
 }
 
-// Marks the ray's samples in `row`; returns how many.
-static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_t *bits,
-                          const float *growth, const uint8_t *leap, uint32_t *row) {
+static void march_ray(const march_attributes *a, ray *r, const uint32_t *bits, const float *value,
+                      const float *growth, const uint8_t *leap) {
     int n = a->resolution;
     float half = ldexpf(0.5f, 1 - a->cascades); // of the inner cube
-    uint32_t found = 0, most = (uint32_t)a->most;
-    for (int k = r->first; k < STEPS_MAX && found < most;) {
+    for (int k = r->first; k < STEPS_MAX && r->last < 0;) {
         float t = t_of(a, growth, r->start, r->base, k);
         if (!(t < r->far)) break;
         float delta = delta_of(a, t), p[3], cell[3];
@@ -235,118 +277,164 @@ static uint32_t march_ray(const march_attributes *a, const ray *r, const uint32_
         }
         int64_t number = (((int64_t)cascade * n + index[2]) * n + index[1]) * n + index[0];
         if (occupancy_bit(bits, number)) {
-            row[k >> 5] |= 1u << (k & 31);
-            found++, k++;
+            uint32_t mark = r->marks ? r->mark[r->marks - 1] : 0;
+            if (r->marks && k - (int)(mark >> 16) < LANES)
+                r->mark[r->marks - 1] = mark | 1u << (k - (int)(mark >> 16));
+            else
+                r->mark[r->marks++] = (uint32_t)k << 16 | 1;
+            add_sample(a, r, k, value ? value[number] * (delta / a->step_min) : 0);
+            k++;
             continue;
         }
         float leave = width * leave_empty(a, r, bits, leap, cascade, index, cell);
         int to = whole_steps(s_of(a, t + leave) - r->start) + 1;
         k = to > k ? to : k + 1;
     }
-    return found;
 }
 
 // The same for even steps through one cascade, LANES of them at once.
-static uint32_t march_evenly(const march_attributes *a, const ray *r, const uint32_t *bits,
-                             const uint8_t *leap, uint32_t *row) {
-    int n = a->resolution;
-    float size = (float)n, step = a->step_min, origin[3], way[3]; // in cells
-    uint32_t found = 0, most = (uint32_t)a->most;
+static void march_evenly(const march_attributes *a, ray *r, const uint32_t *bits,
+                         const float *value, const uint8_t *leap) {
+    int n = a->resolution, m = n / OCCUPANCY_BLOCK;
+    float size = (float)n, step = a->step_min, origin[3], way[3], inverse[3]; // in cells, steps
     for (int axis = 0; axis < 3; axis++) {
         origin[axis] = (r->origin[axis] + r->start * step * r->direction[axis]) * size;
-        way[axis] = step * r->direction[axis] * size; // of one step
+        way[axis] = step * r->direction[axis] * size;
+        inverse[axis] = r->inverse[axis] / (step * size);
     }
     float end = r->far / step - r->start; // steps in front of here are inside
-    for (int k = r->first; (float)k < end && k <= STEPS_MAX - LANES && found < most;) {
-        float cell[3][LANES];
-        int index[3][LANES];
-        uint32_t set[LANES], mask = 0;
+    for (int k = r->first; (float)k < end && k <= STEPS_MAX - LANES && r->last < 0;) {
+        float at[3], cell[3][LANES];
+        int low[3], index[3][LANES];
+        uint32_t set[LANES], number[LANES], mask = 0;
+        for (int axis = 0; axis < 3; axis++) {
+            at[axis] = origin[axis] + (float)k * way[axis];
+            low[axis] = whole_cell(at[axis], size) / OCCUPANCY_BLOCK;
+        }
+        int around = leap[(low[2] * m + low[1]) * m + low[0]] - 1;
+        if (around > 0) {
+            for (int axis = 0; axis < 3; axis++)
+                low[axis] = (low[axis] - around) * OCCUPANCY_BLOCK;
+            int to = k + 1 + whole_steps(leave_cube(a, inverse, low,
+                                                    (2 * around + 1) * OCCUPANCY_BLOCK, at));
+            if (to > k + LANES / 2) { // else a look at LANES cells leads farther
+                k = to;
+                continue;
+            }
+        }
         for (int axis = 0; axis < 3; axis++)
             for (int i = 0; i < LANES; i++) {
                 cell[axis][i] = origin[axis] + (float)(k + i) * way[axis];
                 index[axis][i] = whole_cell(cell[axis][i], size);
             }
         for (int i = 0; i < LANES; i++) {
-            uint32_t number = (uint32_t)((index[2][i] * n + index[1][i]) * n + index[0][i]);
-            set[i] = bits[number >> 5] >> (number & 31) & 1 & ((float)(k + i) < end);
+            number[i] = (uint32_t)((index[2][i] * n + index[1][i]) * n + index[0][i]);
+            set[i] = bits[number[i] >> 5] >> (number[i] & 31) & 1 & ((float)(k + i) < end);
         }
         for (int i = 0; i < LANES; i++) mask |= set[i] << i;
-        uint32_t more = (uint32_t)__builtin_popcount(mask);
-        for (; found + more > most; more--) mask &= ~(1u << (31 - __builtin_clz(mask)));
-        int shift = k & 31;
-        row[k >> 5] |= mask << shift;
-        if (shift > 32 - LANES) row[(k >> 5) + 1] |= mask >> (32 - shift);
-        found += more, k += LANES;
-        if (set[LANES - 1]) continue;
-        int last[3];
-        float at[3];
-        for (int axis = 0; axis < 3; axis++)
-            last[axis] = index[axis][LANES - 1], at[axis] = cell[axis][LANES - 1];
-        float leave = leave_empty(a, r, bits, leap, 0, last, at) / size;
-        int to = k + whole_steps(leave / step); // from step k - 1 on
-        k = to > k ? to : k;
+        for (uint32_t left = mask; left; left &= left - 1) {
+            int i = __builtin_ctz(left);
+            if (add_sample(a, r, k + i, value ? value[number[i]] : 0)) continue;
+            mask &= (2u << i) - 1;
+            break;
+        }
+        if (mask) r->mark[r->marks++] = (uint32_t)k << 16 | mask;
+        k += LANES;
     }
-    return found;
 }
 
 /* ---- all rays */
 
+typedef struct march_space {
+    path *paths;
+    uint32_t *marks;         // of CHUNK rays at a time, one behind the other
+    float *growth;
+    uint8_t *leap;
+} march_space;
+
+// The rays from number `first` on: marks their samples.
+static void march_chunk(const ad_launch *launch, const march_space *space, int64_t first,
+                        int64_t end) {
+    const march_attributes *a = launch->attributes;
+    const ad_view *in = launch->input;
+    const uint32_t *bits = in[BITS].data;
+    const float *value = ad_view_present(&in[VALUE]) ? in[VALUE].data : NULL;
+    const float *tau = ad_view_present(&in[TAU]) ? in[TAU].data : NULL;
+    const float *from = ad_view_present(&in[FROM]) ? in[FROM].data : NULL;
+    float *next = launch->output[OUT_NEXT].data;
+    uint32_t at = (uint32_t)(first * MARKS_MAX);
+    bool some = false;
+    for (int64_t i = first; i < end; i++) {
+        next[i] = nowhere, space->paths[i] = (path){.mark = at};
+        some = some || !from || from[i] < nowhere;
+    }
+    if (!some) return;
+    bundle b;
+    enter(a, launch, first, &b);
+    for (int64_t i = first; i < end; i++) {
+        float behind = from ? from[i] : 0, far = b.far[i - first];
+        if (!(b.near[i - first] < far) || behind >= far) continue;
+        ray r;
+        pick_ray(a, &b, (int)(i - first), behind, &r);
+        r.mark = space->marks + at;
+        if (value) r.budget = a->share * (a->depth - (tau ? tau[i] : 0));
+        if (a->cascades == 1 && a->cone <= 0) march_evenly(a, &r, bits, value, space->leap);
+        else march_ray(a, &r, bits, value, space->growth, space->leap);
+        space->paths[i] = (path){r.start, r.samples, at, r.marks};
+        at += r.marks;
+        if (r.last < 0) continue;
+        float t = t_of(a, space->growth, r.start, r.base, r.last);
+        next[i] = t + 0.5f * delta_of(a, t);
+    }
+}
+
+static void write_samples(const march_attributes *a, const march_space *space, const path *p,
+                          float *t, float *delta) {
+    float base = base_of(a, p->start);
+    for (uint32_t mark = 0; mark < p->marks; mark++) {
+        uint32_t word = space->marks[p->mark + mark];
+        for (uint32_t left = word & 0xffff; left; left &= left - 1) {
+            int k = (int)(word >> 16) + __builtin_ctz(left);
+            *t = t_of(a, space->growth, p->start, base, k);
+            *delta++ = delta_of(a, *t++);
+        }
+    }
+}
+
 static void march_cpu(const ad_launch *launch) {
     const march_attributes *a = launch->attributes;
     const ad_view *in = launch->input;
-    const float *origin = in[ORIGIN].data, *direction = in[DIRECTION].data;
-    const uint32_t *bits = in[BITS].data;
-    uint32_t step = *(const uint32_t *)in[STEP].data;
     int64_t rays = in[ORIGIN].size[0], live = rays;
     if (ad_view_present(&in[LIVE])) live = *(const uint32_t *)in[LIVE].data;
-    const float *from = ad_view_present(&in[FROM]) ? in[FROM].data : NULL;
     if (live > rays) live = rays;
-    uint32_t *rows = launch->workspace, *counts = rows + rays * ROW_WORDS;
-    float *starts = (float *)(counts + rays), *growth = starts + rays;
-    uint8_t *leap = (uint8_t *)(growth + STEPS_MAX);
-    int64_t blocks = occupancy_cells(1, a->resolution / OCCUPANCY_BLOCK);
+    march_space space = {.growth = launch->workspace};
+    space.paths = (path *)(space.growth + STEPS_MAX);
+    space.marks = (uint32_t *)(space.paths + rays);
+    space.leap = (uint8_t *)(space.marks + rays * MARKS_MAX);
     float *t = launch->output[OUT_T].data, *delta = launch->output[OUT_DELTA].data;
+    float *next = launch->output[OUT_NEXT].data;
     uint32_t *offsets = launch->output[OUT_OFFSETS].data;
-    find_leaps(a, bits, leap, leap + blocks);
-    fill_growth(a, growth);
+    render_leaps_find(in[BITS].data, a->cascades, a->resolution, space.leap);
+    if (a->cone > 0) fill_growth(a, space.growth);
 
-#pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 64) if (live > 64)
-    for (int64_t i = 0; i < live; i++) {
-        ray r;
-        memcpy(r.origin, origin + 3 * i, sizeof r.origin);
-        memcpy(r.direction, direction + 3 * i, sizeof r.direction);
-        memset(rows + i * ROW_WORDS, 0, ROW_WORDS * 4);
-        counts[i] = 0;
-        if (!enter(a, &r, step, (uint32_t)i, from ? from[i] : 0)) continue;
-        starts[i] = r.start;
-        counts[i] = a->cascades == 1 && a->cone <= 0
-                  ? march_evenly(a, &r, bits, leap, rows + i * ROW_WORDS)
-                  : march_ray(a, &r, bits, growth, leap, rows + i * ROW_WORDS);
+#pragma omp parallel for num_threads(launch->threads) schedule(dynamic, 1) if (live > CHUNK)
+    for (int64_t chunk = 0; chunk < (live + CHUNK - 1) / CHUNK; chunk++) {
+        int64_t first = chunk * CHUNK;
+        march_chunk(launch, &space, first, first + CHUNK < live ? first + CHUNK : live);
     }
     int64_t total = 0, whole = 0;
-    bool full = false;
-    for (int64_t i = 0; i < rays; i++) {
-        offsets[i] = (uint32_t)total;
-        full = full || i >= live || total + counts[i] > a->capacity;
-        if (!full) total += counts[i], whole++;
+    for (; whole < live && total + space.paths[whole].samples <= a->capacity; whole++) {
+        offsets[whole] = (uint32_t)total;
+        total += space.paths[whole].samples;
     }
+    for (int64_t i = whole; i < rays; i++) offsets[i] = (uint32_t)total, next[i] = nowhere;
     offsets[rays] = (uint32_t)total;
     *(uint32_t *)launch->output[OUT_COUNT].data = (uint32_t)total;
     *(uint32_t *)launch->output[OUT_RAYS].data = (uint32_t)whole;
 
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (whole > 256)
-    for (int64_t i = 0; i < whole; i++) {
-        int64_t at = offsets[i];
-        if (!counts[i]) continue;
-        float base = base_of(a, starts[i]);
-        for (int word = 0; word < ROW_WORDS; word++)
-            for (uint32_t left = rows[i * ROW_WORDS + word]; left; left &= left - 1) {
-                int k = word * 32 + __builtin_ctz(left);
-                t[at] = t_of(a, growth, starts[i], base, k);
-                delta[at] = delta_of(a, t[at]);
-                at++;
-            }
-    }
+    for (int64_t i = 0; i < whole; i++)
+        write_samples(a, &space, space.paths + i, t + offsets[i], delta + offsets[i]);
     memset(t + total, 0, (size_t)(a->capacity - total) * 4);
     memset(delta + total, 0, (size_t)(a->capacity - total) * 4);
 }
@@ -367,9 +455,10 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
     *samples = (render_samples){0};
     if (!occupancy_good_size(a.cascades, a.resolution) || steps < 1 || steps > 1024
         || options->capacity < 1 || options->capacity > INT32_MAX
-        || options->most < 0) {
+        || options->most < 0 || (!ad_is_null(options->value) && options->share <= 0)) {
         ad_raise(ctx, "march: 1 to 16 cascades of 8 to 512 cells (a multiple of 8), 1 to 1024 "
-                 "steps, a capacity of at least 1 and no negative number of samples");
+                 "steps, a capacity of at least 1, no negative number of samples, and values only "
+                 "with a share");
         return false;
     }
     double inner = ldexp(1, 1 - a.cascades);
@@ -381,6 +470,8 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
     a.jitter = options->jitter;
     a.most = options->most && options->most < STEPS_MAX ? options->most : STEPS_MAX;
     a.capacity = options->capacity, a.seed = ad_seed(ctx);
+    a.depth = options->stop > 0 ? (float)-log(options->stop) : HUGE_VALF;
+    a.share = (float)options->share;
     if (options->jitter) { // one more than the ordinal, as 0 asks for a new one
         uint32_t draw = options->draw && *options->draw ? *options->draw
                                                         : ad_random_ordinal(ctx) + 1;
@@ -390,13 +481,14 @@ bool render_march(ad_context *ctx, ad_tensor origins, ad_tensor directions, ad_t
     ad_tensor out[OUTPUTS];
     bool good = ad_apply(ctx, &render_op_march, INPUTS,
                          (ad_tensor[]){origins, directions, bits, ad_step_tensor(ctx), live,
-                                       options->from}, &a, out);
+                                       options->from, options->value, options->tau}, &a, out);
     *samples = (render_samples){out[OUT_T], out[OUT_DELTA], out[OUT_OFFSETS], out[OUT_COUNT],
-                                out[OUT_RAYS]};
+                                out[OUT_RAYS], out[OUT_NEXT]};
     return good;
 }
 
 const ad_op render_op_march = {
     .name = "march", .inputs_min = INPUTS, .inputs_max = INPUTS, .outputs = OUTPUTS,
-    .optional = 1u << LIVE | 1u << FROM, .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM,
-    .attribute_bytes = sizeof(march_attributes), .infer = march_infer, .cpu = march_cpu};
+    .optional = 1u << LIVE | 1u << FROM | 1u << VALUE | 1u << TAU,
+    .flags = AD_OP_NO_GRADIENT | AD_OP_RANDOM, .attribute_bytes = sizeof(march_attributes),
+    .infer = march_infer, .cpu = march_cpu};

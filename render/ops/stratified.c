@@ -126,8 +126,9 @@ bool render_stratified(ad_context *ctx, ad_tensor origins, ad_tensor directions,
     a.seed = ad_seed(ctx), a.ordinal = jitter ? ad_random_ordinal(ctx) : 0;
     ad_tensor out[OUTPUTS], in[] = {origins, directions, ad_step_tensor(ctx)};
     bool good = ad_apply(ctx, &render_op_stratified, STRATIFIED_INPUTS, in, &a, out);
-    *samples = (render_samples){out[OUT_T], out[OUT_DELTA], out[OUT_OFFSETS], out[OUT_COUNT],
-                                out[OUT_RAYS]};
+    *samples = (render_samples){.t = out[OUT_T], .delta = out[OUT_DELTA],
+                                .offsets = out[OUT_OFFSETS], .count = out[OUT_COUNT],
+                                .rays = out[OUT_RAYS]};
     return good;
 }
 
@@ -235,8 +236,9 @@ bool render_importance(ad_context *ctx, const render_samples *coarse, ad_tensor 
     ad_tensor in[] = {coarse->t, coarse->delta, weight, coarse->offsets, ad_step_tensor(ctx)};
     ad_tensor out[OUTPUTS];
     bool good = ad_apply(ctx, &render_op_importance, INPUTS, in, &a, out);
-    *samples = (render_samples){out[OUT_T], out[OUT_DELTA], out[OUT_OFFSETS], out[OUT_COUNT],
-                                out[OUT_RAYS]};
+    *samples = (render_samples){.t = out[OUT_T], .delta = out[OUT_DELTA],
+                                .offsets = out[OUT_OFFSETS], .count = out[OUT_COUNT],
+                                .rays = out[OUT_RAYS]};
     return good;
 }
 
