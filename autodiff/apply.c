@@ -38,6 +38,7 @@ typedef struct call {
     ad_view in[AD_INPUTS_MAX], out[AD_OUTPUTS_MAX];
     ad_storage *in_storage[AD_INPUTS_MAX], *out_storage[AD_OUTPUTS_MAX];
     uint32_t slot[AD_OUTPUTS_MAX];
+    bool in_place;          // the result takes operand 0's record
 } call;
 
 enum { NARROW_TYPES = 1 << AD_F16 | 1 << AD_BF16 };
@@ -74,7 +75,7 @@ static bool check_operands(ad_context *ctx, call *c) {
 }
 
 // Step 2: shapes and types of the outputs, as the operation's own rule has it.
-static bool infer(ad_context *ctx, call *c, ad_infer *rule) {
+__attribute__((always_inline)) static inline bool infer(ad_context *ctx, call *c, ad_infer *rule) {
     *rule = (ad_infer){.ctx = ctx, .op = c->op, .attributes = c->attributes, .inputs = c->inputs,
                        .outputs = c->op->outputs, .input = c->in, .output = c->out,
                        .saved_inputs = ~0u, .saved_outputs = ~0u};
@@ -119,8 +120,22 @@ static bool share_bytes(ad_context *ctx, call *c, const ad_infer *rule, ad_recor
     return record->layout;
 }
 
+// Whether the result may go where operand 0 lies: a spent cotangent of the result's type and shape.
+static bool takes_over(ad_context *ctx, const call *c, bool tracked) {
+    if (c->input[0].slot != ctx->spent) return false;
+    ctx->spent = 0;
+    return c->op->flags & AD_OP_IN_PLACE && !tracked && !ctx->force_record && !c->strided
+        && c->out[0].type == c->in[0].type && !(c->types & NARROW_TYPES)
+        && ad_view_same_shape(&c->in[0], &c->out[0]);
+}
+
 // Step 3: records for the outputs; bytes of their own, or a view of the first operand's.
 static bool allocate(ad_context *ctx, call *c, const ad_infer *rule) {
+    if (c->in_place) {
+        c->slot[0] = c->input[0].slot;
+        c->out[0].data = c->in[0].data, c->out_storage[0] = c->in_storage[0];
+        return true;
+    }
     for (int i = 0; i < c->outputs; i++) {
         const ad_view *y = &c->out[i];
         ad_record *record = ad_record_new(ctx, y->type, y->rank, y->size, &c->slot[i]);
@@ -250,6 +265,7 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
         c.in_storage[0] = ad_record_at(ctx, packed.slot)->storage;
         if (!infer(ctx, &c, &rule)) return false;
     }
+    c.in_place = ctx->spent && takes_over(ctx, &c, tracked);
     if (!allocate(ctx, &c, &rule) || !launch(ctx, &c, &rule)) return false;
     if ((tracked || ctx->force_record) && !ad_tape_record(ctx, &rule, c.input, c.slot, tracked))
         return false;

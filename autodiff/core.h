@@ -139,6 +139,8 @@ struct ad_context {
     uint32_t checkpoint, checkpoint_count;
     size_t checkpoint_node, checkpoint_owned;
     uint32_t backward_depth;
+    uint32_t spare, spent;  // slots: a cotangent that ends with its rule; the one its last reader
+                            // may write over (ad_spend). 0: none
     size_t dual_count, closed_count;
     int checkpoint_scope;   // scope_count when it began
     // error
@@ -282,6 +284,12 @@ bool ad_tape_record(ad_context *ctx, const ad_infer *rule, const ad_tensor *inpu
 /* ---- gradient.c */
 bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *dy, int n,
                   const ad_tensor *xs, ad_tensor *dxs, bool accumulate, unsigned flags);
+
+// In a rule: the next operation is the last that reads t. If it can (AD_OP_IN_PLACE), and t is a
+// cotangent that nobody else needs, it writes its result there instead of into fresh memory.
+static inline void ad_spend(ad_context *ctx, ad_tensor t) {
+    ctx->spent = t.slot == ctx->spare ? t.slot : 0;
+}
 
 /* ---- checkpoint.c */
 bool ad_checkpoint_restore(ad_context *ctx, uint32_t checkpoint, size_t last);

@@ -8,7 +8,8 @@
  * composition of public operations that it stands for, run again and walked by a nested sweep.
  *
  * Invariant: while recording is off, each pending cotangent owns its record, so that its bytes go
- * back to the pool as soon as it has been used, and sums of cotangents are made in place. */
+ * back to the pool as soon as it has been used, sums of cotangents are made in place, and a rule
+ * may write over a cotangent that ends with it (ad_spend). */
 #include "autodiff/core.h"
 
 #include <string.h>
@@ -104,7 +105,7 @@ static void add_cotangent(sweep *s, ad_tensor *sum, ad_tensor term) {
 }
 
 // Where a wanted or inner cotangent goes: a result, a gradient buffer, a pending cotangent.
-static void deliver(sweep *s, uint32_t slot, const ad_record *record, place at, ad_tensor dx) {
+__attribute__((always_inline)) static inline void deliver(sweep *s, uint32_t slot, const ad_record *record, place at, ad_tensor dx) {
     ad_context *ctx = s->ctx;
     if (at.index >= 0 && s->accumulate) {
         ad_accumulate(ctx, ad_gradient(ctx, s->xs[at.index]), dx);
@@ -270,6 +271,16 @@ static void open_handles(ad_context *ctx, ad_node *node, bool *closed, bool open
     }
 }
 
+// The slot of a cotangent that is ours alone and ends with the rule about to run; 0.
+static uint32_t spare_slot(const sweep *s, const ad_node *node, const ad_tensor *dy) {
+    const ad_context *ctx = s->ctx;
+    if (!s->own || ctx->dual_count || node->outputs != 1) return 0;
+    const ad_record *record = ad_record_at(ctx, dy->slot);
+    bool alone = record->storage->references == 1 && !record->layout
+              && !(record->flags & (AD_REC_PARAMETER | AD_REC_ON_TAPE | AD_REC_KEPT));
+    return alone ? dy->slot : 0;
+}
+
 static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
     ad_context *ctx = s->ctx;
     if (!check_saved(s, node)) return false;
@@ -295,8 +306,14 @@ static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
     size_t mark = ctx->owned_count;
     bool closed[AD_INPUTS_MAX + AD_OUTPUTS_MAX], any_closed = ctx->closed_count;
     if (any_closed) open_handles(ctx, node, closed, true);
-    if (node->op->vjp && !node->op->vjp_fused && !node->op->compose) node->op->vjp(&rule);
-    else run_fused(s, &rule);
+    if (node->op->vjp && !node->op->vjp_fused && !node->op->compose) {
+        uint32_t spare = ctx->spare; // a rule may run sweeps of its own
+        ctx->spare = spare_slot(s, node, dy), ctx->spent = 0;
+        node->op->vjp(&rule);
+        ctx->spare = spare, ctx->spent = 0;
+    } else {
+        run_fused(s, &rule);
+    }
     if (any_closed) open_handles(ctx, node, closed, false);
     if (ctx->failed) return false;
     size_t results = 0;

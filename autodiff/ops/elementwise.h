@@ -10,7 +10,8 @@
 #include "autodiff/cpu/loop.h"
 
 // What a derivative rule reads: operands (bit i) and the result.
-enum { AD_READS_NOTHING = 0, AD_READS_A = 1, AD_READS_B = 2, AD_READS_C = 4, AD_READS_Y = 128 };
+enum { AD_READS_NOTHING = 0, AD_READS_A = 1, AD_READS_B = 2, AD_READS_C = 4, AD_READS_Y = 128,
+       AD_READS_T_ONCE = 256 }; // and t once at most: it may be written over
 
 typedef struct ad_elementwise {
     ad_loop_body body[AD_TYPES]; // data[0]: the result, contiguous; NULL: not for this type
@@ -52,7 +53,8 @@ bool ad_elementwise_sample(ad_sample *s, const ad_op *op, const ad_elementwise *
     }                                                                                             \
     const ad_op ad_op_##NAME = {                                                                  \
         .name = #NAME, .inputs_min = OPERANDS, .inputs_max = OPERANDS, .outputs = 1,              \
-        .flags = AD_OP_STRIDED | (FLAGS), .attribute_bytes = (ATTRIBUTES) * sizeof(double),       \
+        .flags = AD_OP_STRIDED | AD_OP_IN_PLACE | (FLAGS),                                        \
+        .attribute_bytes = (ATTRIBUTES) * sizeof(double),                                         \
         .infer = NAME##_infer, .cpu = NAME##_cpu, .vjp = NAME##_vjp, .jvp = NAME##_jvp,           \
         .cost = NAME##_cost, .sample = NAME##_sample, .exempt = EXEMPT};
 

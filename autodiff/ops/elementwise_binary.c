@@ -36,6 +36,7 @@ static ad_tensor pow_slope_b(ad_context *ctx, ad_tensor a, ad_tensor y) {
 #define A AD_READS_A
 #define B AD_READS_B
 #define Y AD_READS_Y
+#define ONCE AD_READS_T_ONCE
 #define NONE ((ad_tensor){0})
 #define REAL(value) ((real)(value))
 #define UNUSED __attribute__((unused))

@@ -282,6 +282,9 @@ static bool same_shape(const ad_context *ctx, ad_tensor a, ad_tensor b) {
 void ad_elementwise_vjp(ad_vjp *call, const ad_elementwise *e) {
     for (int i = 0; i < call->inputs; i++) {
         if (!(call->wanted >> i & 1)) continue;
+        // The last slope may write over the cotangent, unless that is already somebody's gradient.
+        bool last = call->wanted >> i == 1 && !(i > 0 && call->dx[0].slot == call->dy[0].slot);
+        if (last && e->reads & AD_READS_T_ONCE) ad_spend(call->ctx, call->dy[0]);
         ad_tensor dx = e->rule(call->ctx, i, call->dy[0], call->input, call->output[0],
                                call->attributes);
         if (dx.slot && !same_shape(call->ctx, dx, call->input[i]))

@@ -3,6 +3,7 @@
  * Where operands may lie and how batches are cut is the matter of cpu/product.h. The derivatives
  * are products again: of c = a b they are dc b' and a' dc; of a layer dz W, dz' x and the sum of
  * dz, where dz is dy behind the gate of the activation. */
+#include "autodiff/core.h"
 #include "autodiff/cpu/product.h"
 #include "autodiff/ops/axes.h"
 #include "autodiff/ops/elementwise.h"
@@ -226,6 +227,7 @@ static ad_tensor behind_gate(ad_context *ctx, const dense_attributes *a, ad_tens
 static void dense_vjp(ad_vjp *call) {
     ad_context *ctx = call->ctx;
     ad_tensor x = call->input[X], w = call->input[WEIGHT];
+    ad_spend(ctx, call->dy[0]);
     ad_tensor dz = as_rows(ctx, behind_gate(ctx, call->attributes, call->dy[0], call->output[0]));
     if (call->wanted >> X & 1)
         call->dx[X] = ad_reshape(ctx, ad_matmul(ctx, dz, w, false, false), ad_shape_of(ctx, x));
