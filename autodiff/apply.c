@@ -122,7 +122,7 @@ static bool share_bytes(ad_context *ctx, call *c, const ad_infer *rule, ad_recor
 
 // Whether the result may go where operand 0 lies: a spent cotangent of the result's type and shape.
 static bool takes_over(ad_context *ctx, const call *c, bool tracked) {
-    if (c->input[0].slot != ctx->spent) return false;
+    if (!c->inputs || c->input[0].slot != ctx->spent) return false;
     ctx->spent = 0;
     return c->op->flags & AD_OP_IN_PLACE && !tracked && !ctx->force_record && !c->strided
         && c->out[0].type == c->in[0].type && !(c->types & NARROW_TYPES)

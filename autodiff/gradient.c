@@ -105,7 +105,9 @@ static void add_cotangent(sweep *s, ad_tensor *sum, ad_tensor term) {
 }
 
 // Where a wanted or inner cotangent goes: a result, a gradient buffer, a pending cotangent.
-__attribute__((always_inline)) static inline void deliver(sweep *s, uint32_t slot, const ad_record *record, place at, ad_tensor dx) {
+__attribute__((always_inline)) static inline void deliver(sweep *s, uint32_t slot,
+                                                          const ad_record *record, place at,
+                                                          ad_tensor dx) {
     ad_context *ctx = s->ctx;
     if (at.index >= 0 && s->accumulate) {
         ad_accumulate(ctx, ad_gradient(ctx, s->xs[at.index]), dx);

@@ -5,6 +5,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <string.h>
 
 enum { COUNT_MAX = 64, OPERANDS = 3 };
 
@@ -180,5 +181,85 @@ Test(elementwise, derivatives) {
                 checked++;
             }
     cr_expect(checked > 350, "only %d points", checked);
+    ad_close(ctx);
+}
+
+/* ---- rules that write over cotangents */
+
+typedef ad_tensor (*unary)(ad_context *ctx, ad_tensor x);
+typedef ad_tensor (*binary)(ad_context *ctx, ad_tensor a, ad_tensor b);
+
+static ad_tensor leaky(ad_context *ctx, ad_tensor x) { return ad_leaky_relu(ctx, x, 0.1); }
+static ad_tensor elu(ad_context *ctx, ad_tensor x) { return ad_elu(ctx, x, 1.3); }
+static ad_tensor affine(ad_context *ctx, ad_tensor x) { return ad_affine(ctx, x, 1.5, 2); }
+static ad_tensor clamped(ad_context *ctx, ad_tensor x) { return ad_clamp(ctx, x, 0.6, 1.1); }
+static ad_tensor chosen(ad_context *ctx, ad_tensor a, ad_tensor b) {
+    return ad_where(ctx, ad_less(ctx, a, b), a, b);
+}
+
+enum { SPENT_COUNT = 6 };
+
+// The gradients of 3 f(a, b) twice: the cotangent of f is nobody else's, so the rule may write over
+// it; and recorded, where nothing is written over. They must have the same bits.
+static void check_spent(const char *name, unary f, binary g, bool twice, ad_shape second) {
+    ad_context *ctx = ad_open(&(ad_options){.threads = 2, .poison = true});
+    float results[2][2][SPENT_COUNT];
+    const float values[2][SPENT_COUNT] = {{0.5f, 0.8f, 1.2f, 0.7f, 0.9f, 1.0f},
+                                          {0.6f, 0.7f, 0.9f, 0.7f, 1.3f, 0.4f}};
+    for (int pass = 0; pass < 2; pass++) {
+        ad_tensor x[2], dx[2];
+        x[0] = ad_watch(ctx, ad_from(ctx, AD_F32, AD_SHAPE(2, 3), values[0]));
+        x[1] = twice ? x[0] : ad_watch(ctx, ad_from(ctx, AD_F32, second, values[1]));
+        ad_tensor y = f ? ad_add(ctx, f(ctx, x[0]), ad_affine(ctx, f(ctx, x[1]), 0.5, 0))
+                        : g(ctx, x[0], x[1]);
+        ad_tensor z = ad_affine(ctx, y, 3, 0), dz = ad_ones(ctx, 2, 3);
+        ad_grad(ctx, z, dz, 2, x, dx, pass ? AD_GRAD_RECORD : 0);
+        for (int i = 0; i < 2; i++)
+            ad_read(ctx, dx[i], results[pass][i], (size_t)ad_count(ctx, dx[i]) * sizeof(float));
+        cr_assert_not(ad_failed(ctx), "%s: %s", name, ad_error_text(ctx));
+        for (int i = 0; i < 2 && pass; i++)
+            cr_assert_eq(memcmp(results[0][i], results[1][i],
+                                (size_t)ad_count(ctx, dx[i]) * sizeof(float)), 0,
+                         "%s: operand %d: %g, recorded %g", name, i, (double)results[0][i][0],
+                         (double)results[1][i][0]);
+    }
+    ad_close(ctx);
+}
+
+Test(elementwise, a_rule_that_writes_over_its_cotangent_has_the_same_bits) {
+#define U(NAME) {#NAME, ad_##NAME, NULL}
+#define B(NAME) {#NAME, NULL, ad_##NAME}
+    static const struct {
+        const char *name;
+        unary f;
+        binary g;
+    } cases[] = {
+        U(neg), U(exp), U(expm1), U(log), U(log1p), U(sqrt), U(rsqrt), U(square), U(reciprocal),
+        U(abs), U(sin), U(cos), U(tanh), U(erf), U(sigmoid), U(softplus), U(relu), U(gelu),
+        U(silu), {"leaky_relu", leaky, NULL}, {"elu", elu, NULL}, {"affine", affine, NULL},
+        {"clamp", clamped, NULL}, B(add), B(sub), B(mul), B(minimum), B(maximum), B(div), B(pow),
+        B(mod), B(chain_mul), B(chain_div), B(gate), {"where", NULL, chosen}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        check_spent(cases[c].name, cases[c].f, cases[c].g, false, AD_SHAPE(2, 3));
+        check_spent(cases[c].name, cases[c].f, cases[c].g, true, AD_SHAPE(2, 3));
+        check_spent(cases[c].name, cases[c].f, cases[c].g, false, AD_SHAPE(3));
+    }
+}
+
+Test(elementwise, a_chain_of_rules_needs_one_cotangent) {
+    enum { COUNT = 1 << 16, LINKS = 8 };
+    ad_context *ctx = ad_open(&(ad_options){.threads = 1});
+    ad_tensor x = ad_watch(ctx, ad_uniform(ctx, AD_F32, AD_SHAPE(COUNT), -1, 1)), y = x, dx;
+    for (int i = 0; i < LINKS; i++) y = ad_sin(ctx, ad_affine(ctx, y, 0.5, 1));
+    ad_tensor dy = ad_ones(ctx, COUNT);
+    ad_tensor kept = ad_affine(ctx, dy, 1, 0); // a caller's cotangent is never written over
+    const size_t before = ad_memory_read(ctx).live_bytes;
+    ad_memory_peak_reset(ctx);
+    ad_grad(ctx, y, dy, 1, &x, &dx, 0);
+    const size_t more = ad_memory_read(ctx).peak_bytes - before;
+    cr_assert_not(ad_failed(ctx), "%s", ad_error_text(ctx));
+    // The first rule's own, and the cosine beside it.
+    cr_assert_leq(more, 2 * COUNT * sizeof(float) + 4096, "%zu bytes", more);
+    cr_assert_eq(ad_item(ctx, ad_sum(ctx, ad_sub(ctx, dy, kept), AD_ALL_AXES, false)), 0);
     ad_close(ctx);
 }

@@ -173,6 +173,21 @@ static void check_bits(int64_t m, int64_t n, int64_t k, bool transposed_a, bool 
     free((void *)(uintptr_t)job.a), free((void *)(uintptr_t)job.b), free(once), free(again);
 }
 
+// Weight gradients: threads go through k by themselves; b as a panel where it lies, or packed.
+Test(gemm, long_sums_into_a_small_result) {
+    static const int64_t sizes[][3] = {{64, 64, 1024}, {64, 64, 1030}, {530, 100, 600},
+                                       {270, 48, 900}};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int v = 0; v < 4; v++) {
+            const int64_t *size = sizes[s];
+            check_bits(size[0], size[1], size[2], v & 1, v & 2, 4);
+            for (int threads = 1; threads <= 3; threads += 2) {
+                check((product){size[0], size[1], size[2], v | 4 | 8, 0, false, false}, 4, threads);
+                check((product){size[0], size[1], size[2], v | 64, 0, false, false}, 4, threads);
+            }
+        }
+}
+
 Test(gemm, bits_do_not_depend_on_threads_or_cuts) {
     for (int transposed = 0; transposed < 4; transposed++) {
         check_bits(251, 137, 301, transposed & 1, transposed & 2, 4);

@@ -2,11 +2,14 @@
 //
 // k is cut into blocks of 256. Of each block, b is packed into panels as wide as a tile, so that
 // the kernel reads it in one stream and every line that it touches it uses; a is read where it
-// lies, or, if it is stored transposed and large, turned first. A b that fits the nearest cache is
-// read where it lies, unless it is transposed; where the machine has no masked loads, its last
-// panel is packed if its last vector is not full.
+// lies, or, if it is stored transposed and large, packed too. A b that fits the nearest cache, or
+// is a panel as it lies, is not packed, unless it is transposed; where the machine has no masked
+// loads, its last panel is, if its last vector is not full. What is packed is read row by row as it
+// lies: from memory far away, short pieces of rows cost several times as much.
 //
-// Work is given out in blocks of rows, or in matrices if the batch has many. Which thread does
+// Work is given out in blocks of rows, or in matrices if the batch has many. A large product's
+// threads meet after every block of k; those of a long sum into a small c, such as a weight's
+// gradient, go through all of k by themselves, each with rows of its own. Which thread does
 // what, which path is taken and how wide a tile is changes no bit: every number of c is summed
 // over k in order, and leaves the registers for c only between blocks of k.
 
@@ -16,10 +19,13 @@
 
 enum {
     BLOCK_K = 256,
-    BLOCK_N = 1024,       // columns of b that are packed at a time
-    BLOCK_M = 96,         // rows of a task
-    DIRECT = 32 * 1024, // a transposed a or a b of at most so many numbers is read where it lies
-    TINY = 64              // sizes up to here take the shortest way
+    BLOCK_N = 1024,        // columns of b that are packed at a time
+    BLOCK_M = 264,         // rows of a task
+    DIRECT = 32 * 1024,    // numbers of a transposed a or of a b that is read where it lies
+    TINY = 64,             // sizes up to here take the shortest way
+    ROWS = 6,              // what the rows of a task are a multiple of: those of the widest tile
+    ALONE_ROWS = 48,       // rows of a thread that packs b for itself
+    ALONE_PRODUCTS = 1 << 26 // of a block of k: about a millisecond of one core
 };
 
 typedef struct gemm_pass {
@@ -32,12 +38,16 @@ typedef struct gemm_pass {
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t padded(int64_t n) { return (n + AD_LANES - 1) / AD_LANES * AD_LANES; }
 
+// Whole vectors, and an odd number of them, so that lines one below another have places of their
+// own in the cache.
+static int64_t spread(int64_t n) { return padded(n) | AD_LANES; }
+
 static size_t packed_b_words(int64_t n, int64_t k) {
     return (size_t)(padded(least(n, BLOCK_N)) * least(k, BLOCK_K) + AD_LANES - 1) / 16 * 16 + 16;
 }
 
 static size_t packed_a_words(int64_t m, int64_t k) {
-    return (size_t)(least(m, BLOCK_M) * padded(least(k, BLOCK_K))) / 16 * 16 + 16;
+    return (size_t)(spread(least(m, BLOCK_M)) * least(k, BLOCK_K) + 15) / 16 * 16;
 }
 
 size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, int threads) {
@@ -48,6 +58,13 @@ size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, int threads) {
 
 // ---------------------------------------------------------------- packing
 
+// `wide` numbers, padded to whole vectors.
+AD_INLINE void pack_row(const float *from, int64_t wide, float *to) {
+    int64_t j = 0;
+    for (; j + AD_LANES <= wide; j += AD_LANES) ad_f32v_store(to + j, ad_f32v_load(from + j));
+    if (j < wide) ad_f32v_store(to + j, ad_f32v_load_partial(from + j, (int)(wide - j)));
+}
+
 // Columns first .. first + wide - 1 of b, rows k0 .. k0 + depth - 1, as one panel.
 static void pack_panel(const ad_cpu_gemm *job, const float *b, int64_t k0, int64_t depth,
                        int64_t first, int64_t wide, float *panel) {
@@ -57,15 +74,8 @@ static void pack_panel(const ad_cpu_gemm *job, const float *b, int64_t k0, int64
                          (uint32_t *)panel, stride);
         return;
     }
-    const int last = (int)(wide - (stride - AD_LANES));
-    for (int64_t k = 0; k < depth; k++) {
-        const float *from = b + (k0 + k) * job->ldb + first;
-        float *to = panel + k * stride;
-        int64_t j = 0;
-        for (; j < stride - AD_LANES; j += AD_LANES) ad_f32v_store(to + j, ad_f32v_load(from + j));
-        if (last == AD_LANES) ad_f32v_store(to + j, ad_f32v_load(from + j));
-        else ad_f32v_store(to + j, ad_f32v_load_partial(from + j, last));
-    }
+    for (int64_t k = 0; k < depth; k++)
+        pack_row(b + (k0 + k) * job->ldb + first, wide, panel + k * stride);
 }
 
 // ---------------------------------------------------------------- one block
@@ -86,12 +96,12 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
         .a = a + (job->transposed_a ? block->k0 * job->lda + row : row * job->lda + block->k0),
         .a_stride = job->lda, .c_stride = job->ldc, .add = job->accumulate || !first,
         .activation = last ? job->activation : AD_CPU_IDENTITY, .leak = job->leak};
-    // A transposed a whose lines would not stay in the nearest cache is turned.
+    // Of a transposed a whose lines would not stay in the nearest cache the rows' part is packed.
     if (job->transposed_a && block->depth * job->lda > DIRECT && block->columns > TINY) {
-        ad_u32_transpose((const uint32_t *)panel.a, job->lda, block->depth, rows,
-                         (uint32_t *)block->packed_a, padded(block->depth));
-        panel.transposed = false;
-        panel.a = block->packed_a, panel.a_stride = padded(block->depth);
+        const int64_t stride = spread(rows);
+        for (int64_t k = 0; k < block->depth; k++)
+            pack_row(panel.a + k * job->lda, rows, block->packed_a + k * stride);
+        panel.a = block->packed_a, panel.a_stride = stride;
     }
     int vectors = 0;
     for (int64_t j = 0; j < block->columns; j += vectors * AD_LANES) {
@@ -114,54 +124,84 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
     }
 }
 
-// Packs what the block needs of b: panels t, t + threads, ... of all, or only a last narrow one.
+// Packs what the block needs of b, or thread t's part of that: all panels, or only a last narrow
+// one. Rows of b are read as they lie, one behind the other, and dealt out to the panels.
 static void pack_block(const ad_cpu_gemm *job, const float *b, const gemm_block *block, int t,
                        int threads) {
     if (!block->packed && (AD_SIMD_MASKED || block->columns % AD_LANES == 0)) return;
-    int vectors = 0, panel = 0;
-    for (int64_t j = 0; j < block->columns; j += vectors * AD_LANES, panel++) {
-        vectors = ad_tile_vectors((int)((block->columns - j + AD_LANES - 1) / AD_LANES));
-        const int64_t wide = least(block->columns - j, vectors * AD_LANES);
-        if (block->packed ? panel % threads != t : wide % AD_LANES == 0) continue;
-        pack_panel(job, b, block->k0, block->depth, block->first + j, wide,
-                   block->packed_b + (block->packed ? j * block->depth : 0));
+    const bool rows = block->packed && !job->transposed_b;
+    const int64_t k_end = rows ? block->depth * (t + 1) / threads : 1;
+    for (int64_t k = rows ? block->depth * t / threads : 0; k < k_end; k++) {
+        int vectors = 0, panel = 0;
+        for (int64_t j = 0; j < block->columns; j += vectors * AD_LANES, panel++) {
+            vectors = ad_tile_vectors((int)((block->columns - j + AD_LANES - 1) / AD_LANES));
+            const int64_t wide = least(block->columns - j, vectors * AD_LANES);
+            float *to = block->packed_b + (block->packed ? j * block->depth : 0);
+            if (rows)
+                pack_row(b + (block->k0 + k) * job->ldb + block->first + j, wide,
+                         to + k * padded(wide));
+            else if (block->packed ? panel % threads == t : wide % AD_LANES != 0)
+                pack_panel(job, b, block->k0, block->depth, block->first + j, wide, to);
+        }
     }
 }
 
 // ---------------------------------------------------------------- one matrix
 
-static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int threads) {
-    const ad_cpu_gemm *job = pass->job;
-    const float *a = (const float *)job->a + item * job->a_batch_stride;
-    const float *b = (const float *)job->b + item * job->b_batch_stride;
-    float *c = (float *)job->c + item * job->c_batch_stride;
-    const size_t a_words = packed_a_words(job->m, job->k);
-    gemm_block block = {
-        .packed = job->transposed_b || (job->m > 48 && job->k * job->n > DIRECT),
-        .packed_b = pass->packed_b + (size_t)slot * packed_b_words(job->n, job->k)};
-    float *packed_a = pass->packed_a + (size_t)slot * a_words;
+// Whether b is read from panels. One that is a panel already, dense and as wide, needs no packing.
+static bool needs_packing(const ad_cpu_gemm *job) {
+    const bool panel = job->n % AD_LANES == 0 && job->ldb == job->n
+                    && job->n <= AD_TILE_VECTORS_MAX * AD_LANES;
+    return job->transposed_b || (!panel && job->m > 48 && job->k * job->n > DIRECT);
+}
 
+typedef struct gemm_matrix {
+    const ad_cpu_gemm *job;
+    const float *a, *b;
+    float *c, *packed_b, *packed_a; // the packed ones: of one thread
+    bool packed;
+} gemm_matrix;
+
+// Rows row .. end - 1 of c by one thread alone, over all blocks of n and k.
+static void multiply_alone(const gemm_matrix *x, int64_t row, int64_t end) {
+    const ad_cpu_gemm *job = x->job;
+    gemm_block block = {.packed = x->packed, .packed_b = x->packed_b, .packed_a = x->packed_a};
     for (block.first = 0; block.first < job->n; block.first += BLOCK_N) {
         block.columns = least(job->n - block.first, BLOCK_N);
         for (block.k0 = 0; block.k0 < job->k || block.k0 == 0; block.k0 += BLOCK_K) {
             block.depth = least(job->k - block.k0, BLOCK_K);
-            if (threads == 1) {
-                block.packed_a = packed_a;
-                pack_block(job, b, &block, 0, 1);
-                for (int64_t row = 0; row < job->m; row += BLOCK_M)
-                    multiply_rows(job, a, b, c, &block, row, least(job->m - row, BLOCK_M));
-                continue;
-            }
-            // Rows go to whichever thread is free; tasks shrink until every thread has some.
-            int64_t high = BLOCK_M, next = 0;
-            while (high > 24 && high * threads * 2 > job->m) high /= 2;
-            const int packers = block.packed ? threads : 1;
+            pack_block(job, x->b, &block, 0, 1);
+            for (int64_t at = row; at < end; at += BLOCK_M)
+                multiply_rows(job, x->a, x->b, x->c, &block, at, least(end - at, BLOCK_M));
+        }
+    }
+}
+
+// Rows of a task: all tasks alike and several for every thread, since rows go to whichever is free.
+static int64_t task_rows(int64_t m, int threads) {
+    const int64_t most = (m + BLOCK_M - 1) / BLOCK_M, each = 2 * (int64_t)threads;
+    const int64_t tasks = (most + each - 1) / each * each, rows = (m + tasks - 1) / tasks;
+    return (rows + ROWS - 1) / ROWS * ROWS;
+}
+
+// Threads meet after every block of k: the way of a large product, whose b they pack together.
+static void multiply_together(const gemm_matrix *x, size_t a_words, int threads) {
+    const ad_cpu_gemm *job = x->job;
+    const int64_t high = task_rows(job->m, threads);
+    gemm_block block = {.packed = x->packed, .packed_b = x->packed_b};
+    for (block.first = 0; block.first < job->n; block.first += BLOCK_N) {
+        block.columns = least(job->n - block.first, BLOCK_N);
+        for (block.k0 = 0; block.k0 < job->k || block.k0 == 0; block.k0 += BLOCK_K) {
+            block.depth = least(job->k - block.k0, BLOCK_K);
+            const bool share = x->packed && block.depth * block.columns > DIRECT / 2;
+            const int packers = share ? threads : 1;
+            int64_t next = 0;
 #pragma omp parallel for num_threads(packers) schedule(static) if (packers > 1)
-            for (int t = 0; t < packers; t++) pack_block(job, b, &block, t, packers);
+            for (int t = 0; t < packers; t++) pack_block(job, x->b, &block, t, packers);
 #pragma omp parallel for num_threads(threads) schedule(static)
             for (int t = 0; t < threads; t++) {
                 gemm_block own = block;
-                own.packed_a = packed_a + (size_t)t * a_words;
+                own.packed_a = x->packed_a + (size_t)t * a_words;
                 for (;;) {
                     int64_t row;
 #pragma omp atomic capture
@@ -170,9 +210,51 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
                         next += high;
                     }
                     if (row >= job->m) break;
-                    multiply_rows(job, a, b, c, &own, row, least(job->m - row, high));
+                    multiply_rows(job, x->a, x->b, x->c, &own, row, least(job->m - row, high));
                 }
             }
+        }
+    }
+}
+
+static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int threads) {
+    const ad_cpu_gemm *job = pass->job;
+    const size_t a_words = packed_a_words(job->m, job->k), b_words = packed_b_words(job->n, job->k);
+    const gemm_matrix x = {
+        .job = job, .packed = needs_packing(job),
+        .a = (const float *)job->a + item * job->a_batch_stride,
+        .b = (const float *)job->b + item * job->b_batch_stride,
+        .c = (float *)job->c + item * job->c_batch_stride,
+        .packed_b = pass->packed_b + (size_t)slot * b_words,
+        .packed_a = pass->packed_a + (size_t)slot * a_words};
+    const bool narrow = !AD_SIMD_MASKED && job->n % AD_LANES; // its last panel is packed anyway
+    if (threads == 1) {
+        multiply_alone(&x, 0, job->m);
+        return;
+    }
+    // A long sum into a small c, as in a weight's gradient: to meet after every block would cost
+    // more than packing b for every thread, where each has rows enough for that.
+    const int64_t high = task_rows(job->m, threads);
+    const double block_products = (double)job->m * (double)least(job->n, BLOCK_N) * BLOCK_K;
+    const bool long_sum = job->k > BLOCK_K && block_products < ALONE_PRODUCTS;
+    if (!long_sum || ((x.packed || narrow) && job->m < ALONE_ROWS * threads)) {
+        multiply_together(&x, a_words, threads);
+        return;
+    }
+    int64_t next = 0, rows = x.packed || narrow ? (job->m / threads + ROWS) / ROWS * ROWS : high;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; t++) {
+        gemm_matrix own = x;
+        own.packed_a += (size_t)t * a_words, own.packed_b += (size_t)t * b_words;
+        for (;;) {
+            int64_t row;
+#pragma omp atomic capture
+            {
+                row = next;
+                next += rows;
+            }
+            if (row >= job->m) break;
+            multiply_alone(&own, row, least(row + rows, job->m));
         }
     }
 }
