@@ -453,8 +453,7 @@ enum {
     AD_OP_LINEAR = 1,       // linear in all its float inputs together: jvp = the operation itself
     AD_OP_NO_GRADIENT = 2,  // outputs have no derivative (comparisons, indices): never recorded
     AD_OP_INEXACT = 4,      // the rule is not the derivative on purpose (straight-through)
-    AD_OP_RANDOM = 8,
-    AD_OP_STATEFUL = 16,    // writes the inputs named in op->writes
+    AD_OP_RANDOM = 8, AD_OP_STATEFUL = 16, // stateful: writes the inputs named in op->writes
     AD_OP_VIEW = 32,        // output 0 is a view of input 0: no kernel runs
     AD_OP_STRIDED = 64,     // the kernel reads strided inputs itself
     AD_OP_STORAGE = 128,    // the kernel reads and writes f16 and bf16 itself (casts, copies)

@@ -91,7 +91,11 @@ awk '
         worse("gemm", number("of_openblas"), 0)
         logs += log(number("of_openblas")); gemms++
     }
-    is("bench", "elementwise") && !is("operation", "exp") && !is("operation", "sigmoid") {
+    is("bench", "elementwise") && (is("operation", "exp") || is("operation", "sigmoid")) {
+        worse("arithmetic " number("threads"), number("of_bandwidth"), 0)
+        next
+    }
+    is("bench", "elementwise") {
         worse("elementwise " number("threads"), number("of_bandwidth"), 0)
         shares[number("threads")] += number("of_bandwidth"); count[number("threads")]++
     }
@@ -113,6 +117,7 @@ awk '
             row("elementwise of the bandwidth, least, threads: " t, "ratio", worst_of("elementwise " t), 0.9, 0.95)
             row("elementwise of the bandwidth, mean, threads: " t, "ratio",
                 count[t] ? shares[t] / count[t] : "", 0.9, 0.95)
+            row("exp and sigmoid of the bandwidth, least, threads: " t, "ratio", worst_of("arithmetic " t), 0.9, 0.95)
         }
     }' "$out" >"$out.rows"
 cat "$out.rows" | tee -a "$out"

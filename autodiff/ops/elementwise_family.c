@@ -19,6 +19,8 @@ enum {
     BLOCK = 1024,                // elements computed after their operands were packed
     STREAM_BLOCK = 64,           // elements computed before they are streamed: few enough that the
                                  // next block's reads overlap these writes
+    STREAM_LONG = 512,           // where arithmetic is the limit: a call of the body costs, too
+    STREAM_FLOPS = 6,            // of an element, from where that is so
     SHORT_ROW = 48,              // elements; shorter rows are packed
     STREAM_BYTES = 16 << 20,     // of the result: with its operands larger than most last caches
     SHARE_WORK = 1 << 17,        // elements times their work, about 20 microseconds on one core:
@@ -120,7 +122,7 @@ typedef struct work {
     const ad_loop *loop;
     int operands;
     int64_t element[AD_LOOP_OPERANDS]; // bytes
-    int64_t count;
+    int64_t count, block;              // block: elements that are streamed at a time
 } work;
 
 // A piece whose result goes to memory past the cache, a block at a time.
@@ -130,10 +132,10 @@ static void stream_piece(const void *user, int64_t n, char *const *data, const i
         w->body(w->attributes, n, data, stride);
         return;
     }
-    _Alignas(AD_STREAM_ALIGN) char block[STREAM_BLOCK * sizeof(double)];
+    _Alignas(AD_STREAM_ALIGN) char block[STREAM_LONG * sizeof(double)];
     char *at[AD_LOOP_OPERANDS] = {block};
-    for (int64_t i = 0; i < n; i += STREAM_BLOCK) {
-        int64_t take = n - i < STREAM_BLOCK ? n - i : STREAM_BLOCK;
+    for (int64_t i = 0; i < n; i += w->block) {
+        int64_t take = n - i < w->block ? n - i : w->block;
         for (int k = 1; k < w->operands; k++) at[k] = data[k] + i * stride[k] * w->element[k];
         w->body(w->attributes, take, at, stride);
         ad_stream_copy(data[0] + i * w->element[0], block, (size_t)(take * w->element[0]));
@@ -153,6 +155,26 @@ static int64_t pack_threes(const uint32_t *from, int64_t rows, int64_t step, int
             for (int64_t j = 0; j < 3; j++) to[3 * i + j] = from[i * step + j * inner];
     }
     return 3 * rows;
+}
+
+// One row of operands that are dense or a single value: a run of it for each thread, so that none
+// waits for its writes before it has finished.
+static void stream_row(const work *w, int threads) {
+    const ad_loop *loop = w->loop;
+    const int64_t pieces = (loop->row + AD_LOOP_PIECE - 1) / AD_LOOP_PIECE;
+    (void)threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (int64_t t = 0; t < threads; t++) {
+        const int64_t first = pieces * t / threads * AD_LOOP_PIECE;
+        const int64_t end = pieces * (t + 1) / threads * AD_LOOP_PIECE;
+        char *data[AD_LOOP_OPERANDS];
+        int64_t stride[AD_LOOP_OPERANDS];
+        for (int k = 0; k < w->operands; k++) {
+            stride[k] = loop->stride[k][0];
+            data[k] = loop->data[k] + first * stride[k] * w->element[k];
+        }
+        stream_piece(w, (end < loop->row ? end : loop->row) - first, data, stride);
+    }
 }
 
 // Elements start ... start + n - 1 of a broadcast or strided operand, one behind another.
@@ -228,12 +250,14 @@ __attribute__((noinline)) static void run_strided(const ad_launch *launch,
     ad_loop loop;
     ad_loop_plan(&loop, launch->output, launch->inputs + 1, views);
     work w = {.body = body, .attributes = launch->attributes, .loop = &loop,
-              .operands = launch->inputs + 1, .count = count};
+              .operands = launch->inputs + 1, .count = count,
+              .block = e->flops < STREAM_FLOPS ? STREAM_BLOCK : STREAM_LONG};
     for (int k = 0; k < w.operands; k++) w.element[k] = loop.element[k];
     bool packed = loop.row < SHORT_ROW && loop.rank > 1;
     double work = (double)count * (e->flops + (packed ? PACK_WORK : MOVE_WORK));
     int threads = work < SHARE_WORK ? 1 : launch->threads;
     if (packed && count) run_packed(&w, threads);
+    else if (count * w.element[0] >= STREAM_BYTES && loop.rank == 1) stream_row(&w, threads);
     else if (count * w.element[0] >= STREAM_BYTES) ad_loop_run(&loop, threads, stream_piece, &w);
     else ad_loop_run(&loop, threads, body, launch->attributes);
 }
