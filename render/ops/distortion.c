@@ -20,7 +20,8 @@ static void distortion_infer(ad_infer *call) {
     const ad_view *in = call->input;
     bool ranks = in[WEIGHT].rank == 1 && ad_view_same_shape(&in[WEIGHT], &in[T])
               && ad_view_same_shape(&in[WEIGHT], &in[DELTA]);
-    if (!ranks || !ad_type_is_real(in[WEIGHT].type) || in[T].type != in[WEIGHT].type || in[DELTA].type != in[WEIGHT].type)
+    if (!ranks || !ad_type_is_real(in[WEIGHT].type) || in[T].type != in[WEIGHT].type
+        || in[DELTA].type != in[WEIGHT].type)
         ad_infer_fail(call, "weight, t and delta are (samples), all of one length and real type");
     else if (in[OFFSETS].rank != 1 || in[OFFSETS].size[0] < 1 || in[OFFSETS].type != AD_U32)
         ad_infer_fail(call, "offsets are u32 (rays + 1)");
