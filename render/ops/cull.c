@@ -99,7 +99,7 @@ static void cull_cpu(const ad_launch *launch) {
     float depth = (float)a->depth;
     packing pack = {.capacity = a->capacity};
 
-#pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (n > 16384)
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (n > 4096)
     for (int64_t ray = 0; ray < given; ray++) {
         int64_t first = from[ray], end = from[ray + 1] < n ? from[ray + 1] : n, k = first;
         float tau = before ? before[ray] : 0;
@@ -111,7 +111,7 @@ static void cull_cpu(const ad_launch *launch) {
     for (int64_t ray = given; ray < rays; ray++)
         out_tau[ray] = before ? before[ray] : 0, out_next[ray] = nowhere;
     for (int64_t ray = 0; ray < given; ray++) place_ray(&pack, kept[ray], offsets + ray);
-#pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (n > 16384)
+#pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (n > 4096)
     for (int64_t ray = 0; ray < pack.whole; ray++) {
         if (!kept[ray]) continue;
         memcpy(out_t + offsets[ray], t + from[ray], kept[ray] * sizeof *t);

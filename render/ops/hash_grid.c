@@ -13,6 +13,7 @@
  * copies the chosen rows instead of finding them again; everything else stays as it is. */
 #include "render/ops/hash_grid.h"
 
+#include "autodiff/cpu/simd.h"
 #include "autodiff/ops/axes.h"
 
 #include <math.h>
@@ -101,23 +102,26 @@ static void clear_rows(int threads, float *data, int64_t from, int64_t to, int64
     }
 }
 
+// A row from whichever of the tables it lies in, one behind the other; zeros behind all of them.
+AD_INLINE void copy_row(const ad_launch *launch, int64_t row, int64_t width, float *to) {
+    for (int i = KNOWN; i < launch->inputs; i++) {
+        const ad_view *table = &launch->input[i];
+        int64_t size = table->data ? table->size[0] : 0;
+        if (row < size) {
+            memcpy(to, (const float *)table->data + row * width, (size_t)width * sizeof *to);
+            return;
+        }
+        row -= size;
+    }
+    memset(to, 0, (size_t)width * sizeof *to);
+}
+
 static void copy_known(const ad_launch *launch, int64_t live, int64_t width, float *y) {
     const uint32_t *rows = launch->input[ROWS].data;
-    const ad_view *known = &launch->input[KNOWN];
-    int tables = launch->inputs - KNOWN;
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (live > 4096)
     for (int64_t i = 0; i < live; i++) {
-        int64_t row = rows[i];
-        int table = 0;
-        for (; table < tables && ad_view_present(&known[table]); table++) {
-            if (row < known[table].size[0]) break;
-            row -= known[table].size[0];
-        }
-        if (table < tables && ad_view_present(&known[table]))
-            memcpy(y + i * width, (const float *)known[table].data + row * width,
-                   (size_t)width * sizeof *y);
-        else
-            memset(y + i * width, 0, (size_t)width * sizeof *y);
+        if (width == 32) copy_row(launch, rows[i], 32, y + 32 * i); // known to the compiler
+        else copy_row(launch, rows[i], width, y + i * width);
     }
 }
 

@@ -253,7 +253,9 @@ static void scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
         int me;
 #pragma omp atomic capture
         me = entered++;
-        float *mine = step ? sums + me * largest_slice(grid, threads) : NULL;
+        int64_t most = largest_slice(grid, threads);
+        float *mine = step ? sums + me * most : NULL;
+        if (step) memset(mine, 0, (size_t)most * sizeof *mine); // a step leaves its sums zero
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; block++) {
             int64_t first = block * BLOCK, n = rows - first < BLOCK ? rows - first : BLOCK;
@@ -270,7 +272,6 @@ static void scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
             int64_t first = (int64_t)(grid->level[l].offset + from), count = to - from;
             int64_t at = first * features;
             if (step) {
-                memset(mine, 0, (size_t)(count * features) * sizeof *mine);
                 scatter_level(grid, l, from, to, rows, split, stride, level_dy, mine);
                 ad_adam_sparse_rows(&step->rule, count, features, step->steps + first,
                                     step->table + at, mine, step->first + at, step->second + at);
