@@ -80,7 +80,7 @@ pub fn build(b: *std.Build) void {
 
     // The library: archive, headers, pkg-config file.
     const library = b.addLibrary(.{ .name = "adjoint", .linkage = .static, .root_module = module(b, settings) });
-    library.bundle_compiler_rt = true; // a program linked by another compiler may lack the half-float helpers
+    library.bundle_compiler_rt = needsHelpers(settings);
     addSources(b, library, settings, library_sources);
     b.installArtifact(library);
     inline for (public_headers) |header| installHeader(b, header);
@@ -194,12 +194,21 @@ fn program(
     files: []const []const u8,
 ) *Compile {
     const exe = b.addExecutable(.{ .name = name, .root_module = module(b, settings) });
+    exe.bundle_compiler_rt = needsHelpers(settings);
     addSources(b, exe, settings, files);
     exe.root_module.linkLibrary(library);
     for (system_libraries) |system| exe.root_module.linkSystemLibrary(system, .{});
     // Debian's libomp lies in a private folder, but leaves libomp5.so where linkers look.
     if (settings.openmp) exe.root_module.linkSystemLibrary("omp5", .{ .use_pkg_config = .no });
     return exe;
+}
+
+/// Without instructions for half floats the compiler calls helpers, which a program linked by another
+/// compiler may lack; so does UBSan. Beside them come a memcpy and a memset, slower than libc's: only
+/// where needed.
+fn needsHelpers(settings: Settings) bool {
+    const cpu = settings.target.result.cpu;
+    return settings.debug or cpu.arch != .x86_64 or !std.Target.x86.featureSetHas(cpu.features, .f16c);
 }
 
 const example_check =

@@ -6,7 +6,7 @@
 #         [--extra 'MORE OPTIONS OF adjoint reconstruct'] [ROW ...]
 #
 # Rows: minute five kept to28 threads view overhead memory fox (all, without any). Rows that need the
-# same run share it: five, kept, view, overhead and memory read the run of --budget seconds (300).
+# same run share it: five, view, overhead and memory read the run of --budget seconds (300).
 # Rows whose data or peer is missing say so with "value": null and go on. About 30 minutes with all.
 #
 # Nothing but sh, sed, awk and the program. The peer's command is run as it is, without
@@ -16,6 +16,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 adjoint=$root/zig-out/bin/adjoint
 lego='' fox='' peer='' extra='' out=train.jsonl work=/tmp/adjoint-bench budget=300 steps=600 threads=2 rows=''
 goal_db=28
+turns=3      # of the row kept
 look_every=4 # seconds of training between two looks on the way to the goal
 
 fail() {
@@ -193,14 +194,40 @@ row_five() {
     row 'decibels over the peer, ten views' dB "$(calculate 'a - b' a "$ten" b "$theirs")" 2.5 4
 }
 
+# In turns of a minute each, because neighbours on the machine come and go: all samples of either
+# over all its seconds.
 row_kept() {
-    long_run
-    peer_run
-    f=$work/five.jsonl
-    ours=$(calculate 'a / b' a "$(number "$f" done samples)" b "$(number "$f" done seconds)")
-    theirs=$(peer_number samples_per_s)
+    ten_views
+    once "$work/kept.txt" kept_turns
+    ours=$(rate_of ours <"$work/kept.txt")
+    theirs=$(rate_of peer <"$work/kept.txt")
     row 'kept samples a second over the peer' ratio "$(calculate 'a / b' a "$ours" b "$theirs")" 5 10 \
-        "\"samples_per_second\":$ours,\"peer_samples_per_second\":$theirs"
+        "\"samples_per_second\":$ours,\"peer_samples_per_second\":$theirs,\"turns\":$turns"
+}
+
+# Lines of "ours seconds samples" and "peer seconds samples".
+kept_turns() {
+    turn=0
+    while [ $turn -lt $turns ]; do
+        f=$work/turn.jsonl
+        reconstruct "$work/ten" --time 60s --threads "$threads" --out "$work/turn" --force >"$f"
+        echo "ours $(number "$f" done seconds) $(number "$f" done samples)"
+        [ -n "$peer" ] && peer_turn
+        turn=$((turn + 1))
+    done
+}
+
+peer_turn() {
+    # One word each.
+    # shellcheck disable=SC2086
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $peer "$lego" --seconds 60 --threads "$threads" \
+        --compile --bf16 --batch-samples 32768 --val-views 1 |
+        sed -n '/"summary"/s/.*"seconds": \([0-9.]*\),.*"samples": \([0-9]*\),.*/peer \1 \2/p'
+}
+
+rate_of() {
+    awk -v who="$1" '$1 == who { seconds += $2; samples += $3 }
+        END { if (seconds > 0) printf "%.0f\n", samples / seconds; else print "null" }'
 }
 
 # Training in short calls, each resumed from the last, and a look at ten views after each: the seconds
