@@ -69,10 +69,10 @@ Test(cull, keeps_what_light_reaches) {
             for (; front < length && exp(-tau) >= 1e-2; front++)
                 tau += (double)sigma[from[ray] + front] * (double)delta[from[ray] + front];
             dark += front < length;
-            bool lit = exp(-tau) >= 1e-2 && ray < givens[run]; // such rays go on
-            cr_assert(got.next[ray] == (lit ? behind[ray] : 1e9f), "run %d, ray %u", run, ray);
             cr_assert_eq(got.offsets[ray], kept, "run %d, ray %u", run, ray);
             full = full || ray >= givens[run] || kept + front > capacities[run];
+            bool lit = exp(-tau) >= 1e-2 && !full; // such rays go on
+            cr_assert(got.next[ray] == (lit ? behind[ray] : 1e9f), "run %d, ray %u", run, ray);
             for (uint32_t k = 0; k < front && !full; k++, kept++) {
                 cr_assert_eq(got.rows[kept], from[ray] + k);
                 cr_assert(got.t[kept] == t[from[ray] + k]);
@@ -88,6 +88,33 @@ Test(cull, keeps_what_light_reaches) {
 }
 
 /* ---- pieces */
+
+// Offsets that fall, and that lead past the end: what lies inside is joined, nothing else is read.
+Test(cull, pieces_with_wrong_offsets_stay_inside) {
+    const float number[4] = {1, 2, 3, 4};
+    const uint32_t row[4] = {0, 1, 2, 3}, starts[2][3] = {{3, 2, 9}, {0, 2, 2}};
+    const uint32_t expected[4] = {4, 5, 2, 3}, expected_starts[3] = {0, 2, 4};
+    ad_context *ctx = ad_open(&(ad_options){.threads = 1});
+    ad_tensor joined, x = ad_from(ctx, AD_F32, AD_SHAPE(4), number);
+    render_piece piece[2];
+    render_samples at;
+    for (int i = 0; i < 2; i++)
+        piece[i] = (render_piece){
+            {.t = x, .delta = x, .offsets = ad_from(ctx, AD_U32, AD_SHAPE(3), starts[i]),
+             .rays = ad_scalar(ctx, AD_U32, 2)}, ad_from(ctx, AD_U32, AD_SHAPE(4), row), 4};
+    render_join_samples(ctx, 2, piece, 4, &at, &joined);
+    uint32_t rows_read[4], offsets[3];
+    float t_read[4];
+    ad_read(ctx, joined, rows_read, sizeof rows_read), ad_read(ctx, at.t, t_read, sizeof t_read);
+    ad_read(ctx, at.offsets, offsets, sizeof offsets);
+    cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+    cr_expect(!memcmp(rows_read, expected, sizeof expected));
+    cr_expect(!memcmp(offsets, expected_starts, sizeof offsets));
+    cr_expect(!memcmp(t_read, number, sizeof number));
+    piece[1].samples.offsets = ad_zeros(ctx, 3); // f32
+    cr_expect(!render_join_samples(ctx, 2, piece, 4, &at, &joined) && ad_failed(ctx));
+    ad_close(ctx);
+}
 
 // A jittered ray in three pieces has the samples of the same ray in one, wherever it is cut and
 // whether light ends in the first piece, in another or in none.

@@ -87,6 +87,40 @@ Test(hash_grid_step, bits_of_scatter_and_adam) {
     same_bits(&fours, 0.999, ROWS); // no table reaches to the last correction
     same_bits(&pairs, 0.99, ROWS);
     same_bits(&fours, 0.99, 0);
+    same_bits(&fours, 0.99, ROWS + 900); // no more than there are
+}
+
+// Behind a loss scale the slopes are divided by it; behind an overflow nothing moves.
+Test(hash_grid_step, the_gate_of_a_loss_scale_counts) {
+    enum { WIDTH = 20 };
+    const double scales[] = {1, 1024, INFINITY};
+    float found[3][4];
+    for (int i = 0; i < 3; i++) {
+        ad_context *ctx = ad_open(&(ad_options){.seed = 3, .threads = 2});
+        int64_t entries = render_grid_entries(&fours);
+        ad_tensor table = ad_parameter(ctx, "table", ad_ones(ctx, entries, 4)), states[3];
+        ad_optimizer *adam = ad_adam(ctx, &table, 1, &(ad_adam_options){.sparse = true});
+        bool open = isfinite(scales[i]);
+        ad_tensor scale = ad_loss_scale_open(ctx, open ? scales[i] : 8);
+        if (!open) { // an overflow closes the gate
+            ad_tensor bad = ad_full(ctx, AD_F32, AD_SHAPE(entries, 4), INFINITY);
+            ad_accumulate(ctx, ad_gradient(ctx, table), bad);
+        }
+        ad_loss_scale_step(adam, scale);
+        ad_tensor slopes = ad_full(ctx, AD_F32, AD_SHAPE(9, WIDTH), open ? scales[i] : 1);
+        render_hash_grid_step(ctx, adam, ad_full(ctx, AD_F32, AD_SHAPE(9, 3), 0.5), table,
+                              (ad_tensor){0}, slopes, &fours);
+        ad_optimizer_states(adam, 3, states);
+        ad_tensor sums[] = {table, states[0], states[1]};
+        for (int k = 0; k < 3; k++)
+            found[i][k] = (float)ad_item(ctx, ad_sum(ctx, sums[k], AD_ALL_AXES, false));
+        found[i][3] = (float)entries * 4;
+        cr_assert_not(ad_failed(ctx), "%s", ad_error_text(ctx));
+        ad_close(ctx);
+    }
+    cr_expect(!memcmp(found[0], found[1], sizeof found[0]));
+    cr_expect(found[0][0] != found[0][3] && found[0][1] != 0 && found[0][2] != 0);
+    cr_expect(found[2][0] == found[2][3] && found[2][1] == 0 && found[2][2] == 0);
 }
 
 /* ---- rows of four, an entry at a time */

@@ -68,6 +68,34 @@ Test(march, pieces_make_the_whole) {
     check_numbers(1, 0);
 }
 
+// Empty blocks of the larger cube that reach into the full smaller one: no leap leads past samples.
+Test(march, leaps_end_where_a_smaller_cube_begins) {
+    for (int n = 8; n <= 32; n += 8) {
+        int64_t cells = render_occupancy_cells(2, n), words = render_occupancy_words(2, n);
+        uint32_t *bits = calloc((size_t)words, 4), found[2][RAYS + 1];
+        memset(bits, 0xff, (size_t)cells / 16); // all of the smaller cube
+        for (int run = 0; run < 2; run++) {
+            int64_t blocks = cells / (run ? 64 : 128); // all of both cubes; the right ones
+            for (int64_t b = 0; b < blocks; b++) bits[cells / 32 + b / 32] |= 1u << b % 32;
+            ad_context *ctx = ad_open(&(ad_options){.threads = 1});
+            render_march_options options = {
+                .domain = {.scale = 1, .high = {1, 1, 1}, .cascades = 2}, .resolution = n,
+                .steps = 400, .capacity = 4096};
+            render_samples samples;
+            render_march(ctx, ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), origins),
+                         ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), directions),
+                         ad_from(ctx, AD_U32, AD_SHAPE(words), bits), (ad_tensor){0}, &options,
+                         &samples);
+            ad_read(ctx, samples.offsets, found[run], sizeof found[run]);
+            cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
+            ad_close(ctx);
+        }
+        cr_expect(found[0][1] > 100 && !memcmp(found[0], found[1], sizeof found[0]),
+                  "%d cells: %u samples, without leaps %u", n, found[0][1], found[1][1]);
+        free(bits);
+    }
+}
+
 /* ---- pieces that end by the grid's values */
 
 enum { MANY = 300, CAPACITY = MANY * 400 };

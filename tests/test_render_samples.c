@@ -294,7 +294,7 @@ Test(render_samples, a_twist_is_a_screw) {
 Test(render_samples, wrong_offsets_and_thread_counts) {
     enum { N = 40000, R = 3000 };
     static float points[2][3 * N], beside[2][8 * N], weight[2][N], slope[2][N], lost[2][R];
-    static float values[5 * N];
+    static float values[5 * N], as_one[8 * N];
     static uint32_t offsets[R + 1];
     uint64_t state = 3;
     for (int i = 0; i < 5 * N; i++) values[i] = (float)draw(&state, 0.1, 1);
@@ -306,7 +306,7 @@ Test(render_samples, wrong_offsets_and_thread_counts) {
         }
         for (int run = 0; run < 2; run++) {
             ad_context *ctx = ad_open(&(ad_options){.threads = run ? 3 : 1});
-            ad_tensor o = ad_from(ctx, AD_U32, AD_SHAPE(R + 1), offsets), dsigma;
+            ad_tensor o = ad_from(ctx, AD_U32, AD_SHAPE(R + 1), offsets), dsigma, sigmas, wide;
             ad_tensor t = ad_from(ctx, AD_F32, AD_SHAPE(N), values);
             ad_tensor rays = ad_from(ctx, AD_F32, AD_SHAPE(R, 3), values);
             ad_tensor rows = ad_from(ctx, AD_F32, AD_SHAPE(N, 5), values);
@@ -320,6 +320,9 @@ Test(render_samples, wrong_offsets_and_thread_counts) {
             ad_tensor at = render_points(ctx, rays, rays, t, o);
             ad_read(ctx, at, points[run], sizeof points[run]);
             ad_read(ctx, render_beside_ray(ctx, rows, rays, o), beside[run], sizeof beside[run]);
+            render_density_beside(ctx, rows, rays, o, &sigmas, &wide);
+            ad_read(ctx, wide, as_one, sizeof as_one);
+            cr_expect(!memcmp(as_one, beside[run], sizeof as_one), "density_beside, %d", kind);
             ad_read(ctx, render_distortion(ctx, t, t, t, o), lost[run], sizeof lost[run]);
             render_composite(ctx, t, rgb, t, t, o, 1e-4, &p);
             ad_read(ctx, p.weight, weight[run], sizeof weight[run]);

@@ -76,7 +76,7 @@ ad_adam_rule ad_adam_rule_of(const ad_adam_options *o, float rate, float factor,
     ad_adam_rule rule = {.options = o, .rate = rate, .factor = factor, .table = workspace,
                          .roots = workspace + TABLE + 1};
     rule.end = -25 * log(2) / log(fmax(o->beta1, o->beta2));
-    rule.saturated = rule.end < TABLE ? (uint32_t)ceil(rule.end) : 0;
+    rule.saturated = rule.end > 0 && rule.end < TABLE ? (uint32_t)ceil(rule.end) : 0;
     double b1 = 1, b2 = 1;
     for (int t = 1; t <= TABLE; t++) {
         b1 *= o->beta1, b2 *= o->beta2;

@@ -12,6 +12,8 @@
  * there, and joining puts each ray's pieces side by side again. */
 #include "render/render.h"
 
+#include "render/ops/rows.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -23,7 +25,7 @@ typedef struct packing {
     bool full;
 } packing;
 
-static void place_ray(packing *p, uint32_t samples, uint32_t *offset) {
+static void place_ray(packing *p, int64_t samples, uint32_t *offset) {
     *offset = (uint32_t)p->total;
     p->full = p->full || p->total + samples > p->capacity;
     if (!p->full) p->total += samples, p->whole++;
@@ -109,8 +111,9 @@ static void cull_cpu(const ad_launch *launch) {
         out_next[ray] = next && tau <= depth ? next[ray] : nowhere;
     }
     for (int64_t ray = given; ray < rays; ray++)
-        out_tau[ray] = before ? before[ray] : 0, out_next[ray] = nowhere;
+        out_tau[ray] = before ? before[ray] : 0;
     for (int64_t ray = 0; ray < given; ray++) place_ray(&pack, kept[ray], offsets + ray);
+    for (int64_t ray = pack.whole; ray < rays; ray++) out_next[ray] = nowhere;
 #pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (n > 4096)
     for (int64_t ray = 0; ray < pack.whole; ray++) {
         if (!kept[ray]) continue;
@@ -173,8 +176,9 @@ static void join_infer(ad_infer *call) {
             || p[PIECE_ROWS].type != AD_U32)
             ad_infer_fail(call, "t and delta are f32, rows u32, all of one length");
         if (p[PIECE_OFFSETS].rank != 1 || p[PIECE_OFFSETS].size[0] < 1
+            || p[PIECE_OFFSETS].type != AD_U32 || p[PIECE_RAYS].type != AD_U32
             || !ad_view_same_shape(&p[PIECE_OFFSETS], offsets))
-            ad_infer_fail(call, "all pieces' offsets are u32 (rays + 1)");
+            ad_infer_fail(call, "all pieces' offsets are u32 (rays + 1), their rays u32");
     }
     sample_outputs(call, a->capacity, offsets);
 }
@@ -195,9 +199,9 @@ static void join_cpu(const ad_launch *launch) {
         from[piece] = in[piece * PIECE_INPUTS + PIECE_OFFSETS].data;
     }
     for (int64_t ray = 0; ray < given; ray++) {
-        uint32_t samples = 0;
-        for (int piece = 0; piece < pieces; piece++)
-            samples += from[piece][ray + 1] - from[piece][ray];
+        int64_t samples = 0, first, end;
+        for (int piece = 0; piece < pieces; piece++, samples += end - first)
+            rows_of_ray(from[piece], ray, in[piece * PIECE_INPUTS + PIECE_T].size[0], &first, &end);
         place_ray(&pack, samples, offsets + ray);
     }
 #pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (rays > 4096)
@@ -205,7 +209,9 @@ static void join_cpu(const ad_launch *launch) {
         uint32_t at = offsets[ray];
         for (int piece = 0; piece < pieces; piece++) {
             const ad_view *p = in + piece * PIECE_INPUTS;
-            uint32_t first = from[piece][ray], count = from[piece][ray + 1] - first;
+            int64_t first, end;
+            rows_of_ray(from[piece], ray, p[PIECE_T].size[0], &first, &end);
+            uint32_t count = (uint32_t)(end - first);
             const uint32_t *source = (const uint32_t *)p[PIECE_ROWS].data + first;
             memcpy(t + at, (const float *)p[PIECE_T].data + first, count * sizeof *t);
             memcpy(delta + at, (const float *)p[PIECE_DELTA].data + first, count * sizeof *t);

@@ -13,7 +13,6 @@ enum { TABLE, FIRST, SECOND, STEPS, RATE, GATE, POINTS, SLOPES, COUNT, INPUTS };
 typedef struct step_attributes {
     hash_grid_attributes grid;
     ad_adam_options adam;
-    int32_t threads;
 } step_attributes;
 
 static void step_infer(ad_infer *call) {
@@ -34,7 +33,7 @@ static void step_infer(ad_infer *call) {
              && (in[COUNT].type != AD_U32 || ad_view_count(&in[COUNT]) != 1))
         ad_infer_fail(call, "the number of live rows is one u32");
     int64_t rows = in[POINTS].rank > 0 ? in[POINTS].size[0] : 0;
-    call->workspace = render_grid_step_workspace(grid, a->threads, rows);
+    call->workspace = render_grid_step_workspace(grid, ad_threads(call->ctx), rows);
     call->saved_inputs = 0;
 }
 
@@ -52,8 +51,8 @@ static void step_cpu(const ad_launch *launch) {
         .rule = ad_adam_rule_of(&a->adam, *(const float *)in[RATE].data, factor, tables),
         .table = in[TABLE].data, .first = in[FIRST].data, .second = in[SECOND].data,
         .steps = in[STEPS].data};
-    render_grid_step(&a->grid, launch->threads < a->threads ? launch->threads : a->threads, live,
-                     in[POINTS].data, in[SLOPES].data, &step, workspace);
+    render_grid_step(&a->grid, launch->threads, live, in[POINTS].data, in[SLOPES].data, &step,
+                     workspace);
 }
 
 static const ad_op op_step = {
@@ -72,7 +71,6 @@ bool render_hash_grid_step(ad_context *ctx, ad_optimizer *adam, ad_tensor points
     if (!render_grid_levels(ctx, options, &a.grid)) return false;
     if (!ad_adam_sparse_parts(adam, table, &parts)) return false;
     memcpy(&a.adam, &parts.options, sizeof a.adam);
-    a.threads = ad_threads(ctx);
     return ad_apply(ctx, &op_step, INPUTS,
                     (ad_tensor[]){table, parts.first, parts.second, parts.steps, parts.rate,
                                   parts.gate, points, slopes, count}, &a, none);

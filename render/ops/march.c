@@ -249,8 +249,9 @@ static float leave_empty(const march_attributes *a, const ray *r, const uint32_t
     for (int axis = 0; axis < 3; axis++) block[axis] = index[axis] / OCCUPANCY_BLOCK;
     int64_t at = ((int64_t)block[2] * m + block[1]) * m + block[0];
     int64_t first = (occupancy_cells(a->cascades, n) + 31) / 32 * 32; // bit of the first block
-    bool empty = cascade == 0 ? leap[at]
-               : !occupancy_bit(bits, first + (int64_t)cascade * m * m * m + at);
+    // The next smaller cube begins at a block's side only where n is a multiple of four blocks.
+    bool empty = cascade == 0 ? leap[at] : n % (4 * OCCUPANCY_BLOCK) == 0
+               && !occupancy_bit(bits, first + (int64_t)cascade * m * m * m + at);
     if (empty) {
         int around = cascade == 0 ? leap[at] - 1 : 0;
         side = (2 * around + 1) * OCCUPANCY_BLOCK;
