@@ -107,7 +107,7 @@ Test(hash_grid_step, the_gate_of_a_loss_scale_counts) {
             ad_accumulate(ctx, ad_gradient(ctx, table), bad);
         }
         ad_loss_scale_step(adam, scale);
-        ad_tensor slopes = ad_full(ctx, AD_F32, AD_SHAPE(9, WIDTH), open ? scales[i] : 1);
+        ad_tensor slopes = ad_full(ctx, AD_F32, AD_SHAPE(9, WIDTH), scales[i]);
         render_hash_grid_step(ctx, adam, ad_full(ctx, AD_F32, AD_SHAPE(9, 3), 0.5), table,
                               (ad_tensor){0}, slopes, &fours);
         ad_optimizer_states(adam, 3, states);
