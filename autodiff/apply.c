@@ -247,7 +247,10 @@ bool ad_apply(ad_context *ctx, const ad_op *op, int inputs, const ad_tensor *inp
     if (!check_operands(ctx, &c)) return false;
     bool grad = !(op->flags & AD_OP_NO_GRADIENT), f64 = c.types >> AD_F64 & 1;
     bool dual = c.tangent && grad && !ctx->quiet;
-    if (op->compose && (!op->cpu || f64 || dual)) return composed(ctx, &c, output);
+    if (op->compose && (!op->cpu || f64 || dual)) {
+        ctx->spent = 0; // several operations read it
+        return composed(ctx, &c, output);
+    }
     bool tracked = c.flags & AD_REC_TRACKED && grad && !ctx->no_grad;
     if (tracked && c.flags & AD_REC_SEVERED) {
         ad_raise_op(ctx, op, "an operand lost its history at the end of its scope, so no gradient "

@@ -91,7 +91,6 @@ static void shade(render_model *model, ad_tensor directions, ad_tensor features,
     render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at->t, at->delta, at->offsets,
                      stop_transmittance, &traced->pixels);
     traced->rays = at->rays, traced->count = at->count, traced->samples = *at;
-    traced->features = features;
 }
 
 // Asks the next candidates of each ray for their densities and keeps those that light reaches;
@@ -138,7 +137,7 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
     ad_tensor features = render_hash_grid_known(ctx, points, model->parameters[TABLE], at.count,
                                                 PIECES, known, rows, &s->grid);
     shade(model, directions, features, &at, traced);
-    traced->points = points;
+    traced->points = points, traced->features = features;
     if (!training || s->distortion_loss <= 0) return;
     ad_tensor spread = render_distortion(ctx, traced->pixels.weight, at.t, at.delta, at.offsets);
     ad_tensor rays = ad_cast(ctx, ad_maximum(ctx, at.rays, ad_scalar(ctx, AD_U32, 1)), AD_F32);

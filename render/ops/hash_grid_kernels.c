@@ -250,7 +250,7 @@ static void scatter(const hash_grid_attributes *grid, int threads, int64_t rows,
     float *split = workspace, *by_level = workspace + 3 * stride;
 #pragma omp parallel num_threads(threads) if (blocks > 1)
     {
-        int me;
+        int me; // a number of its own for each thread
 #pragma omp atomic capture
         me = entered++;
         int64_t most = largest_slice(grid, threads);
