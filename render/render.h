@@ -348,8 +348,8 @@ ad_tensor render_hash_grid_known(ad_context *ctx, ad_tensor points, ad_tensor ta
                                  ad_tensor rows, const render_grid_options *options);
 // A step of sparse Adam on the table, a parameter of `adam`, from the cotangents of such features,
 // slopes (n, levels features): the same bits as adding their gradient to ad_gradient (table) while
-// that is zero and ad_optimizer_step, but the gradient is spent level by level and never stored (and
-// not looked at: under a loss scale, check the slopes).
+// that is zero and ad_optimizer_step, but the gradient is spent level by level and never stored
+// (and not looked at: under a loss scale, check the slopes).
 bool render_hash_grid_step(ad_context *ctx, ad_optimizer *adam, ad_tensor points, ad_tensor table,
                            ad_tensor count, ad_tensor slopes, const render_grid_options *options);
 // Real spherical harmonics of unit vectors, degree 1 ... 4 (n, degree^2), as tiny-cuda-nn orders
