@@ -17,8 +17,6 @@
 #include <math.h>
 #include <string.h>
 
-static const float nowhere = 1e9f; // behind every scene
-
 // Packed samples to come: rays that fit get their place in turn, the others none.
 typedef struct packing {
     int64_t capacity, total, whole;
@@ -108,12 +106,12 @@ static void cull_cpu(const ad_launch *launch) {
         for (; k < end && tau <= depth; k++) tau += sigma[k] * delta[k];
         kept[ray] = k > first ? (uint32_t)(k - first) : 0;
         out_tau[ray] = tau;
-        out_next[ray] = next && tau <= depth ? next[ray] : nowhere;
+        out_next[ray] = next && tau <= depth ? next[ray] : rows_nowhere;
     }
     for (int64_t ray = given; ray < rays; ray++)
         out_tau[ray] = before ? before[ray] : 0;
     for (int64_t ray = 0; ray < given; ray++) place_ray(&pack, kept[ray], offsets + ray);
-    for (int64_t ray = pack.whole; ray < rays; ray++) out_next[ray] = nowhere;
+    for (int64_t ray = pack.whole; ray < rays; ray++) out_next[ray] = rows_nowhere;
 #pragma omp parallel for num_threads(launch->threads) schedule(static, 256) if (n > 4096)
     for (int64_t ray = 0; ray < pack.whole; ray++) {
         if (!kept[ray]) continue;

@@ -7,11 +7,11 @@
 #include "render/render.h"
 
 #include "autodiff/ops/axes.h"
-#include "autodiff/ops/math.h"
+#include "render/ops/density.h"
 
 #include <math.h>
 
-enum { LANES = 16, BLOCK = 2048, SLOPE_LIMIT = 15 };
+enum { BLOCK = 2048 };
 
 static void density_infer(ad_infer *call) {
     const ad_view *h = &call->input[0];
@@ -23,19 +23,6 @@ static void density_infer(ad_infer *call) {
         call->output[0] = (ad_view){.type = h->type, .rank = 1, .size = {h->size[0]}};
 }
 
-// Densities of rows [first, end), LANES at a time, so that the exponentials are whole vectors.
-static inline __attribute__((always_inline)) void densities(
-    int64_t first, int64_t end, int64_t c, const float *restrict h, float *restrict sigma) {
-    float x[LANES] = {0};
-    for (; first + LANES <= end; first += LANES) {
-        for (int64_t i = 0; i < LANES; i++) x[i] = h[(first + i) * c];
-        for (int i = 0; i < LANES; i++) sigma[first + i] = ad_math_exp(x[i]);
-    }
-    for (int64_t i = 0; first + i < end; i++) x[i] = h[(first + i) * c];
-    for (int i = 0; i < LANES; i++) x[i] = ad_math_exp(x[i]);
-    for (int64_t i = 0; first + i < end; i++) sigma[first + i] = x[i];
-}
-
 static void density_cpu(const ad_launch *launch) {
     const float *h = launch->input[0].data; // (n, c)
     float *sigma = launch->output[0].data;  // (n)
@@ -44,8 +31,8 @@ static void density_cpu(const ad_launch *launch) {
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 4)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t first = block * BLOCK, end = first + BLOCK < n ? first + BLOCK : n;
-        if (c == 1) densities(first, end, 1, h, sigma); // contiguous
-        else densities(first, end, c, h, sigma);
+        if (c == 1) density_rows(first, end, 1, h, sigma); // contiguous
+        else density_rows(first, end, c, h, sigma);
     }
 }
 
@@ -76,7 +63,7 @@ static void density_vjp_cpu(const ad_launch *launch) {
     float *dh = launch->output[0].data;
     int64_t n = launch->input[0].size[0], c = launch->output[0].size[1];
     int64_t blocks = (n + BLOCK - 1) / BLOCK;
-    float limit = ad_math_exp(SLOPE_LIMIT);
+    float limit = ad_math_exp(DENSITY_SLOPE_LIMIT);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 4)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t first = block * BLOCK, end = first + BLOCK < n ? first + BLOCK : n;
@@ -101,9 +88,9 @@ static void density_vjp_fused(ad_vjp *call) {
 static void density_compose(ad_context *ctx, const ad_vjp *call, ad_tensor *output) {
     ad_tensor x = ad_slice(ctx, call->input[0], 1, 0, 1, 1);
     x = ad_reshape(ctx, x, AD_SHAPE(ad_count(ctx, x)));
-    ad_tensor inside = ad_exp(ctx, ad_clamp(ctx, x, -INFINITY, SLOPE_LIMIT));
-    ad_tensor beyond = ad_relu(ctx, ad_affine(ctx, x, 1, -SLOPE_LIMIT));
-    ad_tensor sloped = ad_add(ctx, inside, ad_affine(ctx, beyond, exp(SLOPE_LIMIT), 0));
+    ad_tensor inside = ad_exp(ctx, ad_clamp(ctx, x, -INFINITY, DENSITY_SLOPE_LIMIT));
+    ad_tensor beyond = ad_relu(ctx, ad_affine(ctx, x, 1, -DENSITY_SLOPE_LIMIT));
+    ad_tensor sloped = ad_add(ctx, inside, ad_affine(ctx, beyond, exp(DENSITY_SLOPE_LIMIT), 0));
     ad_tensor lacking = ad_sub(ctx, ad_exp(ctx, x), sloped);
     output[0] = ad_add(ctx, sloped, ad_stop_gradient(ctx, lacking));
 }

@@ -8,14 +8,13 @@
 #include "render/render.h"
 
 #include "autodiff/ops/axes.h"
-#include "autodiff/ops/math.h"
+#include "render/ops/density.h"
 #include "render/ops/rows.h"
 
 #include <string.h>
 
 enum { H, B, OFFSETS, INPUTS };
 enum { SIGMA, ROWS, OUTPUTS };
-enum { LANES = 16, SLOPE_LIMIT = 15 };
 
 static void beside_infer(ad_infer *call) {
     const ad_view *in = call->input;
@@ -49,17 +48,6 @@ static inline __attribute__((always_inline)) void beside_rows(
     }
 }
 
-// Densities of rows [first, end), gathered first so that the exponentials are whole vectors.
-static void densities(int64_t first, int64_t end, int64_t a, const float *h, float *sigma) {
-    for (int64_t at = first; at < end; at += LANES) {
-        float x[LANES] = {0};
-        int64_t count = end - at < LANES ? end - at : LANES;
-        for (int64_t i = 0; i < count; i++) x[i] = h[(at + i) * a];
-        for (int i = 0; i < LANES; i++) x[i] = ad_math_exp(x[i]);
-        memcpy(sigma + at, x, (size_t)count * sizeof *x);
-    }
-}
-
 static void beside_cpu(const ad_launch *launch) {
     const ad_view *in = launch->input;
     const float *h = in[H].data, *b = in[B].data;
@@ -71,7 +59,7 @@ static void beside_cpu(const ad_launch *launch) {
     for (int64_t block = 0; block < blocks; block++) {
         int64_t row = block * ROWS_BLOCK, end = row + ROWS_BLOCK < n ? row + ROWS_BLOCK : n;
         int64_t ray = rows_find_ray(offsets, rays, row);
-        densities(row, end, a, h, sigma);
+        density_rows(row, end, a, h, sigma);
         while (row < end) {
             row_stretch s = rows_stretch(offsets, rays, row, end, &ray);
             const float *beside = s.ray < 0 ? NULL : b + s.ray * c;
@@ -115,7 +103,7 @@ static void beside_vjp_cpu(const ad_launch *launch) {
     int64_t n = in[OF_SIGMA].size[0], a = launch->output[0].size[1];
     int64_t width = drows ? in[DROWS].size[1] : 0;
     int64_t blocks = (n + ROWS_BLOCK - 1) / ROWS_BLOCK;
-    float limit = ad_math_exp(SLOPE_LIMIT);
+    float limit = ad_math_exp(DENSITY_SLOPE_LIMIT);
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (blocks > 4)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t first = block * ROWS_BLOCK;

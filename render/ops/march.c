@@ -18,14 +18,13 @@
 #include "autodiff/ops/math.h"
 #include "autodiff/ops/random.h"
 #include "render/ops/leaps.h"
+#include "render/ops/rows.h"
 
 #include <math.h>
 #include <string.h>
 
 enum { STEPS_MAX = 2048, LANES = 16, MARKS_MAX = STEPS_MAX / LANES };
 enum { CHUNK = 64 };   // rays that enter the box side by side
-
-static const float nowhere = 1e9f; // behind every scene
 
 typedef struct march_attributes {
     float low[3], high[3];   // the box
@@ -366,8 +365,8 @@ static void march_chunk(const ad_launch *launch, const march_space *space, int64
     uint32_t at = (uint32_t)(first * MARKS_MAX);
     bool some = false;
     for (int64_t i = first; i < end; i++) {
-        next[i] = nowhere, space->paths[i] = (path){.mark = at};
-        some = some || !from || from[i] < nowhere;
+        next[i] = rows_nowhere, space->paths[i] = (path){.mark = at};
+        some = some || !from || from[i] < rows_nowhere;
     }
     if (!some) return;
     bundle b;
@@ -428,7 +427,7 @@ static void march_cpu(const ad_launch *launch) {
         offsets[whole] = (uint32_t)total;
         total += space.paths[whole].samples;
     }
-    for (int64_t i = whole; i < rays; i++) offsets[i] = (uint32_t)total, next[i] = nowhere;
+    for (int64_t i = whole; i < rays; i++) offsets[i] = (uint32_t)total, next[i] = rows_nowhere;
     offsets[rays] = (uint32_t)total;
     *(uint32_t *)launch->output[OUT_COUNT].data = (uint32_t)total;
     *(uint32_t *)launch->output[OUT_RAYS].data = (uint32_t)whole;

@@ -4,11 +4,11 @@
  * forward-mode rule. beside_ray copies a's row as it is, live or not, and puts zeros beside the
  * rows of no ray; a is what a network made, whose dead rows are zero already. */
 #include "render/render.h"
+
+#include "autodiff/ops/axes.h"
 #include "render/ops/rows.h"
 
 #include <string.h>
-
-static bool is_float(ad_type type) { return type != AD_I32 && type != AD_U32; }
 
 /* ---- beside_ray */
 
@@ -110,7 +110,7 @@ const ad_op render_op_beside_ray = {
 static void mask_infer(ad_infer *call) {
     const ad_view *x = &call->input[0], *count = &call->input[1];
     call->saved_inputs = 2, call->saved_outputs = 0;
-    if (x->rank < 1 || !is_float(x->type))
+    if (x->rank < 1 || !ad_type_is_real(x->type))
         ad_infer_fail(call, "there are no rows of numbers to mask");
     else if (count->type != AD_U32 || ad_view_count(count) != 1)
         ad_infer_fail(call, "the count is one u32 number");
@@ -153,7 +153,7 @@ static void mask_cost(const ad_infer *call, double *flops, double *bytes) {
 }
 
 static bool mask_sample(ad_sample *s) {
-    if (s->variant > 0 || s->shape.rank < 1 || !is_float(s->type)) return false;
+    if (s->variant > 0 || s->shape.rank < 1 || !ad_type_is_real(s->type)) return false;
     s->inputs = 2;
     s->input[0].type = s->type, s->input[0].shape = s->shape;
     s->input[0].low = -2, s->input[0].high = 2;

@@ -11,6 +11,8 @@
 
 enum { ROWS_BLOCK = 2048 };
 
+static const float rows_nowhere = 1e9f; // t behind every scene: a ray has no more samples
+
 // Rows [first, end) belong to `ray`; -1: to none.
 typedef struct row_stretch {
     int64_t first, end, ray;
