@@ -157,8 +157,8 @@ static int64_t pack_threes(const uint32_t *from, int64_t rows, int64_t step, int
     return 3 * rows;
 }
 
-// One row of operands that are dense or a single value: a run of it for each thread, so that none
-// waits for its writes before it has finished.
+// A layout of one axis, whatever its strides: a run of it for each thread, so that none waits for
+// its writes before it has finished.
 static void stream_row(const work *w, int threads) {
     const ad_loop *loop = w->loop;
     const int64_t pieces = (loop->row + AD_LOOP_PIECE - 1) / AD_LOOP_PIECE;
