@@ -191,6 +191,61 @@ Test(elementwise, results_beyond_the_cache) {
     ad_close(ctx);
 }
 
+// The first and the last of many elements, computed among the many and by themselves.
+static void check_streamed(ad_context *ctx, const char *name, ad_tensor many, ad_tensor first,
+                           ad_tensor last) {
+    enum { SOME = 4099 };
+    static uint32_t y[2][SOME];
+    const int64_t count = ad_shape_of(ctx, many).size[0];
+    const ad_tensor alone[] = {first, last};
+    for (int part = 0; part < 2; part++) {
+        const int64_t from = part ? count - SOME : 0;
+        ad_read(ctx, ad_slice(ctx, many, 0, from, from + SOME, 1), y[0], sizeof y[0]);
+        cr_assert(ad_read(ctx, alone[part], y[1], sizeof y[1]), "%s", ad_error_text(ctx));
+        for (int i = 0; i < SOME; i++)
+            cr_assert(y[0][i] == y[1][i], "%s, part %d, element %d: bits %x streamed, %x alone",
+                      name, part, i, y[0][i], y[1][i]);
+    }
+}
+
+Test(elementwise, streamed_bits_are_those_of_small_calls) {
+    enum { MANY = (17 << 20) / 4 + 5, SOME = 4099 };
+    static const struct {
+        const char *name;
+        ad_tensor (*f)(ad_context *ctx, ad_tensor a, ad_tensor b);
+    } pairs[] = {{"add", ad_add}, {"sub", ad_sub}, {"mul", ad_mul}, {"div", ad_div},
+                 {"pow", ad_pow}, {"minimum", ad_minimum}, {"maximum", ad_maximum}};
+    ad_context *ctx = ad_open(&(ad_options){.threads = 2, .seed = 5});
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        ad_scope_begin(ctx, cases[c].name);
+        ad_tensor x = ad_uniform(ctx, AD_F32, AD_SHAPE(MANY), cases[c].low, cases[c].high);
+        ad_tensor first = ad_slice(ctx, x, 0, 0, SOME, 1);
+        ad_tensor last = ad_slice(ctx, x, 0, MANY - SOME, MANY, 1);
+        check_streamed(ctx, cases[c].name, cases[c].f(ctx, x), cases[c].f(ctx, first),
+                       cases[c].f(ctx, last));
+        ad_scope_end(ctx);
+    }
+    for (size_t c = 0; c < sizeof pairs / sizeof *pairs; c++) {
+        ad_scope_begin(ctx, pairs[c].name);
+        ad_tensor x[2][3]; // all, the first, the last
+        for (int k = 0; k < 2; k++) {
+            x[k][0] = ad_uniform(ctx, AD_F32, AD_SHAPE(MANY), 0.5, 3);
+            x[k][1] = ad_slice(ctx, x[k][0], 0, 0, SOME, 1);
+            x[k][2] = ad_slice(ctx, x[k][0], 0, MANY - SOME, MANY, 1);
+        }
+        ad_tensor one = ad_scalar(ctx, AD_F32, 1.7);
+        for (int layout = 0; layout < 3; layout++) { // arrays, a scalar on the right, on the left
+            ad_tensor y[3];
+            for (int part = 0; part < 3; part++)
+                y[part] = pairs[c].f(ctx, layout == 2 ? one : x[0][part],
+                                     layout == 1 ? one : x[1][part]);
+            check_streamed(ctx, pairs[c].name, y[0], y[1], y[2]);
+        }
+        ad_scope_end(ctx);
+    }
+    ad_close(ctx);
+}
+
 /* ---- integers and masks */
 
 Test(elementwise, integers) {

@@ -8,6 +8,9 @@
 #define ADJOINT_OPS_ELEMENTWISE_H
 
 #include "autodiff/cpu/loop.h"
+#include "autodiff/cpu/stream.h"
+
+enum { AD_STREAM_LINE = AD_STREAM_ALIGN / sizeof(float) };
 
 // What a derivative rule reads: operands (bit i) and the result.
 enum { AD_READS_NOTHING = 0, AD_READS_A = 1, AD_READS_B = 2, AD_READS_C = 4, AD_READS_Y = 128,
@@ -15,6 +18,8 @@ enum { AD_READS_NOTHING = 0, AD_READS_A = 1, AD_READS_B = 2, AD_READS_C = 4, AD_
 
 typedef struct ad_elementwise {
     ad_loop_body body[AD_TYPES]; // data[0]: the result, contiguous; NULL: not for this type
+    ad_loop_body stream;         // the same in f32 past the caches, or NULL; operands contiguous or
+                                 // a single value, the result aligned to AD_STREAM_ALIGN
     // The slope with respect to one operand times t: a cotangent in reverse mode, a tangent of that
     // operand in forward mode. Null: zero everywhere.
     ad_tensor (*rule)(ad_context *ctx, int operand, ad_tensor t, const ad_tensor *x, ad_tensor y,
@@ -26,6 +31,26 @@ typedef struct ad_elementwise {
     double low[3], high[3], kink; // domains of the operands, for samples
     double attributes[2];        // for samples
 } ad_elementwise;
+
+// A loop of a streaming body: a cache line at a time from registers to memory.
+#define AD_STREAM_LOOP(LOAD, VALUE)                                                               \
+    for (int64_t at = 0; at < n; at += AD_STREAM_LINE) {                                          \
+        _Alignas(AD_STREAM_ALIGN) float line[AD_STREAM_LINE];                                     \
+        const int64_t take = n - at < AD_STREAM_LINE ? n - at : AD_STREAM_LINE;                   \
+        if (take == AD_STREAM_LINE) {                                                             \
+            _Pragma("omp simd") for (int64_t i = at; i < at + AD_STREAM_LINE; i++) {              \
+                LOAD;                                                                             \
+                line[i - at] = VALUE;                                                             \
+            }                                                                                     \
+            ad_stream_copy(out + at, line, sizeof line);                                          \
+        } else {                                                                                  \
+            for (int64_t i = at; i < n; i++) {                                                    \
+                LOAD;                                                                             \
+                out[i] = VALUE;                                                                   \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+    ad_stream_end();
 
 void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e);
 void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e);

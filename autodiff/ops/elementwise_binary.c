@@ -70,6 +70,23 @@ static ad_tensor pow_slope_b(ad_context *ctx, ad_tensor a, ad_tensor y) {
         }                                                                                         \
     }
 
+#define STREAM(NAME, VALUE)                                                                       \
+    static void NAME(const void *user, int64_t n, char *const *data, const int64_t *stride) {     \
+        typedef float real UNUSED;                                                                \
+        float *out = (float *)data[0];                                                            \
+        const float *left = (const float *)data[1], *right = (const float *)data[2];              \
+        (void)user;                                                                               \
+        if (stride[1] == 1 && stride[2] == 1) {                                                   \
+            AD_STREAM_LOOP(const float a = left[i]; const float b = right[i], VALUE)              \
+        } else if (stride[1] == 1) {                                                              \
+            const float b = right[0];                                                             \
+            AD_STREAM_LOOP(const float a = left[i], VALUE)                                        \
+        } else {                                                                                  \
+            const float a = left[0];                                                              \
+            AD_STREAM_LOOP(const float b = right[i * stride[2]], VALUE)                           \
+        }                                                                                         \
+    }
+
 #define PUBLIC(NAME)                                                                              \
     ad_tensor ad_##NAME(ad_context *ctx, ad_tensor a, ad_tensor b) {                              \
         return ad_apply1(ctx, &ad_op_##NAME, 2, (ad_tensor[]){a, b}, NULL);                       \
@@ -79,6 +96,7 @@ static ad_tensor pow_slope_b(ad_context *ctx, ad_tensor a, ad_tensor y) {
                HIGH_B, KINK)                                                                      \
     BODY(NAME##_f32, float, float, VALUE)                                                         \
     BODY(NAME##_f64, double, double, VALUE)                                                       \
+    STREAM(NAME##_stream, VALUE)                                                                  \
     static ad_tensor NAME##_rule(ad_context *ctx, int operand, ad_tensor t, const ad_tensor *x,   \
                                  ad_tensor y, const double *attributes) {                         \
         const ad_tensor a UNUSED = x[0], b UNUSED = x[1];                                         \
@@ -87,8 +105,8 @@ static ad_tensor pow_slope_b(ad_context *ctx, ad_tensor a, ad_tensor y) {
     }                                                                                             \
     static const ad_elementwise NAME##_facts = {                                                  \
         .body = {[AD_F32] = NAME##_f32, [AD_F64] = NAME##_f64, [AD_I32] = I32, [AD_U32] = U32},   \
-        .rule = NAME##_rule, .reads = READS, .flops = FLOPS, .low = {LOW_A, LOW_B},               \
-        .high = {HIGH_A, HIGH_B}, .kink = KINK};                                                  \
+        .stream = NAME##_stream, .rule = NAME##_rule, .reads = READS, .flops = FLOPS,             \
+        .low = {LOW_A, LOW_B}, .high = {HIGH_A, HIGH_B}, .kink = KINK};                            \
     AD_ELEMENTWISE_OP(NAME, 2, 0, 0, NULL)                                                        \
     PUBLIC(NAME)
 

@@ -117,7 +117,7 @@ static bool dense(const ad_view *x, const ad_view *y) {
 }
 
 typedef struct work {
-    ad_loop_body body;
+    ad_loop_body body, stream;         // stream: of this layout and type, or NULL
     const void *attributes;
     const ad_loop *loop;
     int operands;
@@ -125,11 +125,18 @@ typedef struct work {
     int64_t count, block;              // block: elements that are streamed at a time
 } work;
 
-// A piece whose result goes to memory past the cache, a block at a time.
+// A piece whose result goes to memory past the cache: straight from registers where the operation
+// can, else a block at a time.
 static void stream_piece(const void *user, int64_t n, char *const *data, const int64_t *stride) {
     const work *w = user;
     if ((uintptr_t)data[0] % AD_STREAM_ALIGN) {
         w->body(w->attributes, n, data, stride);
+        return;
+    }
+    bool plain = w->stream != NULL;
+    for (int k = 1; k < w->operands; k++) plain &= stride[k] == 0 || stride[k] == 1;
+    if (plain) {
+        w->stream(w->attributes, n, data, stride);
         return;
     }
     _Alignas(AD_STREAM_ALIGN) char block[STREAM_LONG * sizeof(double)];
@@ -249,8 +256,9 @@ __attribute__((noinline)) static void run_strided(const ad_launch *launch,
     for (int i = 0; i < launch->inputs; i++) views[i + 1] = &launch->input[i];
     ad_loop loop;
     ad_loop_plan(&loop, launch->output, launch->inputs + 1, views);
-    work w = {.body = body, .attributes = launch->attributes, .loop = &loop,
-              .operands = launch->inputs + 1, .count = count,
+    const bool f32 = launch->input[launch->inputs - 1].type == AD_F32;
+    work w = {.body = body, .stream = f32 ? e->stream : NULL, .attributes = launch->attributes,
+              .loop = &loop, .operands = launch->inputs + 1, .count = count,
               .block = e->flops < STREAM_FLOPS ? STREAM_BLOCK : STREAM_LONG};
     for (int k = 0; k < w.operands; k++) w.element[k] = loop.element[k];
     bool packed = loop.row < SHORT_ROW && loop.rank > 1;

@@ -81,9 +81,26 @@ static ad_tensor silu_slope(ad_context *ctx, ad_tensor x, ad_tensor y) {
         }                                                                                         \
     }
 
+#define STREAM(NAME, VALUE)                                                                       \
+    static void NAME(const void *user, int64_t n, char *const *data, const int64_t *stride) {     \
+        typedef float real UNUSED;                                                                \
+        const double *attributes = user;                                                          \
+        const float p UNUSED = attributes ? (float)attributes[0] : 0;                             \
+        const float q UNUSED = attributes ? (float)attributes[1] : 0;                             \
+        float *out = (float *)data[0];                                                            \
+        const float *in = (const float *)data[1];                                                 \
+        const int64_t step = stride[1];                                                           \
+        if (step == 1) {                                                                          \
+            AD_STREAM_LOOP(const float x = in[i], VALUE)                                          \
+        } else {                                                                                  \
+            AD_STREAM_LOOP(const float x = in[0], VALUE)                                          \
+        }                                                                                         \
+    }
+
 #define DEFINE(NAME, ATTRIBUTES, P, Q, VALUE, SLOPE, READS, FLOPS, LOW, HIGH, KINK, EXEMPT)       \
     BODY(NAME##_f32, float, float, VECTORS, VALUE)                                                \
-    BODY(NAME##_f64, double, double, , VALUE)                                                      \
+    BODY(NAME##_f64, double, double, , VALUE)                                                     \
+    STREAM(NAME##_stream, VALUE)                                                                  \
     static ad_tensor NAME##_rule(ad_context *ctx, int operand, ad_tensor t,                       \
                                  const ad_tensor *inputs, ad_tensor y,                            \
                                  const double *attributes) {                                      \
@@ -93,7 +110,8 @@ static ad_tensor silu_slope(ad_context *ctx, ad_tensor x, ad_tensor y) {
         return SLOPE;                                                                             \
     }                                                                                             \
     static const ad_elementwise NAME##_facts = {                                                  \
-        .body = {[AD_F32] = NAME##_f32, [AD_F64] = NAME##_f64}, .rule = NAME##_rule,              \
+        .body = {[AD_F32] = NAME##_f32, [AD_F64] = NAME##_f64}, .stream = NAME##_stream,          \
+        .rule = NAME##_rule,                                                                      \
         .reads = READS, .flops = FLOPS, .low = {LOW}, .high = {HIGH}, .kink = KINK,               \
         .attributes = {P, Q}};                                                                    \
     AD_ELEMENTWISE_OP(NAME, 1, 0, ATTRIBUTES, EXEMPT)
