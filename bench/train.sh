@@ -111,6 +111,11 @@ reconstruct() {
 
 # ---- the runs that rows share
 
+# The peer's fastest form: in bf16 where the processor multiplies it, in f32 elsewhere (on a Zen 3,
+# where PyTorch emulates it, bf16 took five times as long).
+peer_type=''
+if grep -q -E 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null; then peer_type=--bf16; fi
+
 # Ten views of the val split from all over it, the ones that the peer takes: a folder of their own.
 ten_views() {
     [ -f "$work/ten/transforms_val.json" ] && return 0
@@ -151,7 +156,7 @@ peer_run() {
     # One word each.
     # shellcheck disable=SC2086
     once "$work/peer.jsonl" env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $peer "$lego" \
-        --seconds "$budget" --threads "$threads" --compile --bf16 --batch-samples 32768 \
+        --seconds "$budget" --threads "$threads" --compile $peer_type --batch-samples 32768 \
         --val-views 10 --eval-at $looks
 }
 
@@ -202,7 +207,7 @@ row_kept() {
     ours=$(rate_of ours <"$work/kept.txt")
     theirs=$(rate_of peer <"$work/kept.txt")
     row 'kept samples a second over the peer' ratio "$(calculate 'a / b' a "$ours" b "$theirs")" 5 10 \
-        "\"samples_per_second\":$ours,\"peer_samples_per_second\":$theirs,\"turns\":$turns"
+        "\"samples_per_second\":$ours,\"peer_samples_per_second\":$theirs,\"peer_type\":\"${peer_type:-f32}\",\"turns\":$turns"
 }
 
 # Lines of "ours seconds samples" and "peer seconds samples".
@@ -221,7 +226,7 @@ peer_turn() {
     # One word each.
     # shellcheck disable=SC2086
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $peer "$lego" --seconds 60 --threads "$threads" \
-        --compile --bf16 --batch-samples 32768 --val-views 1 |
+        --compile $peer_type --batch-samples 32768 --val-views 1 |
         sed -n '/"summary"/s/.*"seconds": \([0-9.]*\),.*"samples": \([0-9]*\),.*/peer \1 \2/p'
 }
 
