@@ -457,7 +457,8 @@ bool render_snapshot_write(render_model *model, render_trainer *trainer, const c
 // Opens the model in ctx; *extra (free with render_texts_free) receives the caller's metadata.
 render_model *render_snapshot_open(ad_context *ctx, const char *path, render_text **extra,
                                    int *extra_count, ad_message *error);
-// After render_trainer_open on a model from a snapshot: optimiser states, step, totals.
+// After render_trainer_open on a model from a snapshot: optimiser states, step, totals. Refused
+// where the cameras of the training images are not those of the snapshot.
 bool render_trainer_resume(render_trainer *trainer, const char *path, ad_message *error);
 void render_texts_free(render_text *texts, int count);
 

@@ -12,6 +12,7 @@
  * it either. The file appears whole or not at all: a kill leaves the one before. */
 #include "render/snapshot.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,9 @@
 #include "render/train.h"
 
 enum { SOURCES_MAX = MODEL_PARAMETERS_MAX * 4 + MODEL_STATES_MAX + 8, EXTRA_MAX = 64 };
+
+// Of a camera's numbers, by their size: rounding of another build, not another camera.
+static const float CAMERA_TOLERANCE = 1e-4f;
 
 /* ---- writing */
 
@@ -172,6 +176,31 @@ render_model *render_snapshot_open(ad_context *ctx, const char *path, render_tex
     return model;
 }
 
+// The snapshot's training views must be the trainer's: another folder's would be learned over them.
+static bool same_views(const ad_safetensors *file, const render_trainer *t, ad_message *error) {
+    const int64_t views = ad_shape_of(t->ctx, t->cameras).size[0];
+    const ad_safetensors_tensor *found = ad_safetensors_find(file, "cameras");
+    if (found && found->rank == 2 && found->shape[0] != (uint64_t)views)
+        return ad_fail(error, "%s: begun with %llu images to train on, found %lld: expected the "
+                       "same images", file->path, (unsigned long long)found->shape[0],
+                       (long long)views);
+    const uint64_t shape[2] = {(uint64_t)views, RENDER_CAMERA_NUMBERS};
+    found = ad_safetensors_expect(file, "cameras", "F32", 2, shape, error);
+    if (!found) return false;
+    float *was = malloc((size_t)found->bytes), *is = malloc((size_t)found->bytes);
+    bool good = (was && is) || ad_fail(error, "%s: out of memory", file->path);
+    good = good && ad_safetensors_read(file, was, found, 0, (size_t)found->bytes, error);
+    if (good && !ad_read(t->ctx, t->cameras, is, (size_t)found->bytes))
+        good = ad_fail(error, "%s", ad_error_text(t->ctx));
+    for (int64_t i = 0; good && i < views * RENDER_CAMERA_NUMBERS; i++)
+        if (!(fabsf(was[i] - is[i]) <= CAMERA_TOLERANCE * (1 + fabsf(was[i]))))
+            good = ad_fail(error, "%s: begun with other cameras (the first is that of training "
+                           "image %lld): expected the same images", file->path,
+                           (long long)(i / RENDER_CAMERA_NUMBERS + 1));
+    free(was), free(is);
+    return good;
+}
+
 bool render_trainer_resume(render_trainer *t, const char *path, ad_message *error) {
     ad_context *ctx = t->ctx;
     ad_tensor states[MODEL_PARAMETERS_MAX * 3];
@@ -185,6 +214,7 @@ bool render_trainer_resume(render_trainer *t, const char *path, ad_message *erro
     if (good && seed != ad_seed(ctx))
         good = ad_fail(error, "%s: expected a context with the seed %llu, found %llu", path,
                        (unsigned long long)seed, (unsigned long long)ad_seed(ctx));
+    good = good && same_views(&file, t, error);
     const ad_safetensors_tensor *found =
         good ? ad_safetensors_expect(&file, "trainer.totals", "U64", 1, shape, error) : NULL;
     good = found && ad_safetensors_read(&file, totals, found, 0, sizeof totals, error);

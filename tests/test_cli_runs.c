@@ -118,6 +118,27 @@ Test(cli_runs, a_run_at_its_end_is_left_as_it_is) {
     free(err);
 }
 
+// A run goes on with the images it was begun with, or not at all.
+Test(cli_runs, other_images_are_no_way_to_go_on) {
+    expect("reconstruct " SMALL "--steps 2 --stop-at 1 --limit 0 --out run", 0, NULL);
+    size_t size, after;
+    uint8_t *before = fixture_read(fixture_path(&folder, "run/snapshot.safetensors"), &size);
+    char *text = words_of("scene/transforms_train.json"), *fewer = strdup(text);
+    strcpy(strrchr(fewer, '{') - 1, "]}"); // the last frame and the comma before it
+    fixture_text(&folder, "scene/transforms_train.json", fewer);
+    expect("reconstruct scene --resume --out run", 1, "begun with 5 images to train on, found 4");
+    char *angle = strstr(text, "0.7") + 2;
+    *angle = '9';
+    fixture_text(&folder, "scene/transforms_train.json", text);
+    expect("reconstruct scene --resume --out run", 1, "begun with other cameras");
+    uint8_t *now = fixture_read(fixture_path(&folder, "run/snapshot.safetensors"), &after);
+    cr_expect(size == after && !memcmp(before, now, size), "the snapshot was written");
+    *angle = '7';
+    fixture_text(&folder, "scene/transforms_train.json", text);
+    expect("reconstruct scene --resume --out run --limit 0", 0, NULL);
+    free(before), free(now), free(text), free(fewer);
+}
+
 Test(cli_runs, a_box_that_no_ray_meets) {
     expect("reconstruct " SMALL "--steps 1 --box=90,90,90,91,91,91 --out run", 1,
            "no ray meets the box 90,90,90,91,91,91");
