@@ -25,6 +25,11 @@ static void add_place(const cli_training *t, ad_text *command) {
     add_word(command, t->run.path);
 }
 
+void cli_training_eval_command(const cli_training *t, ad_text *command) {
+    ad_text_string(command, "adjoint eval ");
+    add_word(command, t->run.path);
+}
+
 void cli_training_command(const cli_training *t, ad_text *command) {
     add_place(t, command);
     ad_text_string(command, " --resume");

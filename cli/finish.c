@@ -177,8 +177,12 @@ static void say_end(cli_training *t) {
                    cli_views_text(views, t->score.images, t->dataset.held_out_count),
                    t->score.width, t->score.height, cli_colour_text(colour, t->scene.background));
     cli_note(&t->out, "report      %s/report.html", t->run.path);
-    if (t->measuring_interrupted)
-        cli_note(&t->out, "interrupted while measuring; to measure: adjoint eval %s", t->run.path);
+    if (t->measuring_interrupted) {
+        cli_training_eval_command(t, &command);
+        cli_note(&t->out, "interrupted while measuring; to measure: %s",
+                 command.bytes ? command.bytes : "");
+        ad_text_free(&command);
+    }
     if (cli_training_over(t)) return;
     cli_training_command(t, &command);
     cli_note(&t->out, "%s at step %" PRId64 "; to go on: %s",

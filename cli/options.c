@@ -154,7 +154,7 @@ static bool unknown_option(const cli_options *options, const char *name, size_t 
                            option->name, options->name, options->name);
         if (!(option->commands & options->command)) continue;
         int far = distance(name, length, option->name, strlen(option->name));
-        if (far < least) least = far, nearest = option;
+        if (far < least && 3 * far <= (int)length) least = far, nearest = option;
     }
     if (nearest)
         return ad_fail(error, "unknown option '--%.*s': did you mean '--%s'?", (int)length, name,

@@ -34,9 +34,9 @@ bool cli_folder_make(const char *path, ad_message *error) {
         if (*at && *at != '/') continue;
         char kept = *at;
         *at = 0;
-        if (mkdir(part, 0777) != 0 && (stat(part, &found) != 0 || !S_ISDIR(found.st_mode))) {
-            if (errno == EEXIST) errno = ENOTDIR;
-            return ad_fail(error, "%s: the folder cannot be made: %s", part, strerror(errno));
+        const int why = mkdir(part, 0777) == 0 ? 0 : errno == EEXIST ? ENOTDIR : errno;
+        if (why && (stat(part, &found) != 0 || !S_ISDIR(found.st_mode))) {
+            return ad_fail(error, "%s: the folder cannot be made: %s", part, strerror(why));
         }
         *at = kept;
         if (!kept) return true;

@@ -67,7 +67,8 @@ bool cli_training_over(const cli_training *t);
 /* A resumed run of which nothing is left to do, and what is said of it. */
 bool cli_training_settled(const cli_training *t);
 bool cli_training_say_settled(cli_training *t, ad_message *error);
-/* The command that goes on with this run, and the one that makes such a run, for a shell. */
+/* The commands that measure this run, go on with it, and make such a run, for a shell. */
+void cli_training_eval_command(const cli_training *t, ad_text *command);
 void cli_training_command(const cli_training *t, ad_text *command);
 void cli_training_make_command(const cli_training *t, ad_text *command);
 
