@@ -267,10 +267,14 @@ bool render_transforms_pose(double pose[3][4], const void *object, const char *p
     memcpy(pose, rows, 3 * sizeof rows[0]);
     gram_matrix(gram, pose);
     for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 3; j++)
-            if (!(fabs(gram[i][j] - (i == j)) <= RIGID_TOLERANCE))
+        if (!(fabs(gram[i][i] - 1) <= RIGID_TOLERANCE))
+            return ad_fail(error, "%s: expected a rigid pose, found column %d of length %.6g",
+                           place, i, sqrt(gram[i][i]));
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < i; j++)
+            if (!(fabs(gram[i][j]) <= RIGID_TOLERANCE))
                 return ad_fail(error, "%s: expected a rigid pose, found columns %d and %d with "
-                               "the dot product %.6g", place, i, j, gram[i][j]);
+                               "the dot product %.6g", place, j, i, gram[i][j]);
     if (determinant(pose) < 0)
         return ad_fail(error, "%s: expected a rigid pose, found a mirrored one", place);
     for (int step = 0; step < 3; step++) toward_rotation(pose);

@@ -59,7 +59,8 @@ Test(transforms, poses) {
     refuse(WITH(ANGLE, "[[1,0,0,\"x\"],[0,1,0,0],[0,0,1,0]]"), "row 0, column 3");
     refuse(WITH(ANGLE, "[[1,0,0,1e999],[0,1,0,0],[0,0,1,0]]"), "expected finite numbers");
     refuse(WITH(ANGLE, "[[1,0,0,1e300],[0,1,0,0],[0,0,1,0]]"), "expected a position within");
-    refuse(WITH(ANGLE, "[[2,0,0,0],[0,2,0,0],[0,0,2,0]]"), "frame 1: expected a rigid pose");
+    refuse(WITH(ANGLE, "[[2,0,0,0],[0,2,0,0],[0,0,2,0]]"),
+           "frame 1: expected a rigid pose, found column 0 of length 2");
     refuse(WITH(ANGLE, "[[1,0.01,0,0],[0,1,0,0],[0,0,1,0]]"), "columns 0 and 1");
     refuse(WITH(ANGLE, "[[-1,0,0,0],[0,1,0,0],[0,0,1,0]]"), "mirrored");
     refuse(WITH(ANGLE, "[[1,0,0,0],[0,1,0,0],[0,0,1,0],[0,0,1,1]]"), "0 0 0 1");
