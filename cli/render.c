@@ -161,11 +161,15 @@ static bool render_all(const cli_options *options, cli_output *out, const cli_op
     else good = cli_path(folder, opened->run.path, "render", error);
     good = good && views_find(&v, options, opened, out, error) && cli_folder_make(folder, error);
     if (good) resize(&v, &value[CLI_SIZE], value[CLI_ORBIT].given);
+    if (good)
+        cli_note(out, "rendering %d views of %d x %d into %s; short runs and normals take longest",
+                 v.count, v.count ? v.cameras[0].width : 0, v.count ? v.cameras[0].height : 0,
+                 folder);
     cli_progress_begin(&out->progress, stderr, out->quiet);
     for (int i = 0; good && i < v.count; i++) {
         good = render_one(&v, i, opened, error);
         if (good && i + 1 < v.count && cli_interrupted())
-            good = ad_fail(error, "interrupted after %d of %d views", i + 1, v.count);
+            good = ad_fail(error, "%s: interrupted after %d of %d views", folder, i + 1, v.count);
         cli_progress_state state = {.share = (i + 1.0) / v.count, .step = -1, .loss = NAN,
                                     .psnr = NAN, .seconds = cli_clock() - start};
         cli_progress_update(&out->progress, &state);
