@@ -130,15 +130,20 @@ static int distance(const char *a, size_t a_length, const char *b, size_t b_leng
     return row[b_length];
 }
 
+// Of a short name one letter may be wrong, of a long one two.
+static bool closer(int far, size_t length, int least) {
+    return far < least && 3 * far <= (int)length;
+}
+
 const char *cli_command_nearest(const char *name) {
     static const cli_command_id ids[] = {CLI_RECONSTRUCT, CLI_RENDER, CLI_EVAL, CLI_INFO};
     const char *nearest = NULL;
-    int least = 3, length = (int)strlen(name);
+    const size_t length = strlen(name);
+    int least = 3;
     for (int i = 0; i < 4; i++) {
         const char *command = cli_command_name(ids[i]);
-        int far = distance(name, (size_t)length, command, strlen(command));
-        // Of a short name one letter may be wrong, of a long one two.
-        if (far < least && 3 * far <= length) least = far, nearest = command;
+        int far = distance(name, length, command, strlen(command));
+        if (closer(far, length, least)) least = far, nearest = command;
     }
     return nearest;
 }
@@ -154,7 +159,7 @@ static bool unknown_option(const cli_options *options, const char *name, size_t 
                            option->name, options->name, options->name);
         if (!(option->commands & options->command)) continue;
         int far = distance(name, length, option->name, strlen(option->name));
-        if (far < least && 3 * far <= (int)length) least = far, nearest = option;
+        if (closer(far, length, least)) least = far, nearest = option;
     }
     if (nearest)
         return ad_fail(error, "unknown option '--%.*s': did you mean '--%s'?", (int)length, name,

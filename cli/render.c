@@ -161,10 +161,10 @@ static bool render_all(const cli_options *options, cli_output *out, const cli_op
     else good = cli_path(folder, opened->run.path, "render", error);
     good = good && views_find(&v, options, opened, out, error) && cli_folder_make(folder, error);
     if (good) resize(&v, &value[CLI_SIZE], value[CLI_ORBIT].given);
-    if (good)
-        cli_note(out, "rendering %d views of %d x %d into %s; short runs and normals take longest",
-                 v.count, v.count ? v.cameras[0].width : 0, v.count ? v.cameras[0].height : 0,
-                 folder);
+    char count[48];
+    if (good && v.count)
+        cli_note(out, "rendering %s of %d x %d into %s", cli_views_text(count, v.count, v.count),
+                 v.cameras[0].width, v.cameras[0].height, folder);
     cli_progress_begin(&out->progress, stderr, out->quiet);
     for (int i = 0; good && i < v.count; i++) {
         good = render_one(&v, i, opened, error);
@@ -184,7 +184,6 @@ static bool render_all(const cli_options *options, cli_output *out, const cli_op
         render_json_string(&out->line, "snapshot", opened->run.snapshot);
         render_json_string(&out->line, "out", folder);
         good = cli_event_send(out, error);
-        char count[48];
         cli_result(out, "%s in %s, %.2f s a view", cli_views_text(count, v.count, v.count), folder,
                    seconds / (v.count ? v.count : 1));
     }

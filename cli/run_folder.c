@@ -35,9 +35,8 @@ bool cli_folder_make(const char *path, ad_message *error) {
         char kept = *at;
         *at = 0;
         const int why = mkdir(part, 0777) == 0 ? 0 : errno == EEXIST ? ENOTDIR : errno;
-        if (why && (stat(part, &found) != 0 || !S_ISDIR(found.st_mode))) {
+        if (why && (stat(part, &found) != 0 || !S_ISDIR(found.st_mode)))
             return ad_fail(error, "%s: the folder cannot be made: %s", part, strerror(why));
-        }
         *at = kept;
         if (!kept) return true;
     }

@@ -1,10 +1,10 @@
 /* Snapshots: everything that training goes on from, in one safetensors file.
  *
  * Tensors: the parameters and the field's states under their own names, the optimisers' moments
- * and step counters, "cameras" (the rows of the training views, for flights around the scene), and
- * three small ones: "trainer.totals" (steps, samples, rays), "trainer.live_rays" (of the next step)
- * and "trainer.random_step". Settings, scene and seed are JSON in the metadata
- * (snapshot_settings.c).
+ * and step counters, "cameras" (the rows of the training views: for flights around the scene, and
+ * so that a run goes on with no other images than its own), and three small ones: "trainer.totals"
+ * (steps, samples, rays), "trainer.live_rays" (of the next step) and "trainer.random_step".
+ * Settings, scene and seed are JSON in the metadata (snapshot_settings.c).
  *
  * Training is a pure function of these, of the images and of the share of the schedule that is
  * over. Nothing of the clock, the threads or the machine is in the file, so that two runs with the

@@ -73,6 +73,7 @@ Test(cli, usage) {
     expect("reconstruct", 2, "which folder");
     expect("reconstruct scene another", 2, "one too many");
     expect("reconstruct scene --stepz 3", 2, "did you mean '--steps'");
+    expect("reconstruct scene --foo", 2, "'--foo'; 'adjoint help reconstruct' lists them");
     expect("reconstruct scene --orbit 3", 2, "not an option of reconstruct");
     expect("reconstruct scene --steps", 2, "needs a value");
     expect("reconstruct scene --steps 0", 2, "from 1");

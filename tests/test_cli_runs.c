@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "render/render.h"
+#include "cli/training.h"
 #include "tests/command.h"
 
 #define SMALL "scene --preset fast --batch 1024 --rays 128 --seed 5 "
@@ -41,7 +41,8 @@ static char *output_of(const char *line) {
 
 Test(cli_runs, an_orbit_keeps_pixels_square) {
     expect("reconstruct " SMALL "--steps 1 --limit 0 --out run", 0, NULL);
-    expect("render run --orbit 1 --size 12x12 --out tall", 0, NULL);
+    expect("render run --orbit 1 --size 12x12 --out tall", 0,
+           "rendering 1 view of 12 x 12 into tall");
     expect("render run --orbit 1 --size 30x12 --what color,opacity --out wide", 0, NULL);
     char *text = words_of("out");
     cr_expect_eq(strncmp(text, "1 view in wide", 14), 0, "%s", text);
@@ -116,6 +117,21 @@ Test(cli_runs, a_run_at_its_end_is_left_as_it_is) {
     err = words_of("err");
     cr_expect_null(strstr(err, "loss"), "%s", err);
     free(err);
+}
+
+Test(cli_runs, what_is_printed_to_be_copied_is_quoted) {
+    cli_training *t = calloc(1, sizeof *t);
+    ad_text command = {0};
+    strcpy(t->run.path, "a friend's run");
+    cli_training_eval_command(t, &command);
+    cr_expect_str_eq(command.bytes, "adjoint eval 'a friend'\\''s run'");
+    ad_text_free(&command);
+    free(t);
+}
+
+Test(cli_runs, why_a_folder_cannot_be_made) {
+    cr_assert_eq(symlink("nowhere", fixture_path(&folder, "loose")), 0);
+    expect("reconstruct " SMALL "--steps 1 --out loose", 1, "cannot be made: Not a directory");
 }
 
 // A run goes on with the images it was begun with, or not at all.

@@ -243,6 +243,13 @@ Test(elementwise, streamed_bits_are_those_of_small_calls) {
         }
         ad_scope_end(ctx);
     }
+    // One number in the place of all operands.
+    ad_tensor one = ad_scalar(ctx, AD_F32, 1.7);
+    ad_tensor all = ad_broadcast(ctx, one, AD_SHAPE(MANY));
+    ad_tensor some = ad_broadcast(ctx, one, AD_SHAPE(SOME));
+    check_streamed(ctx, "exp of one", ad_exp(ctx, all), ad_exp(ctx, some), ad_exp(ctx, some));
+    ad_tensor sum = ad_add(ctx, some, some);
+    check_streamed(ctx, "add of one", ad_add(ctx, all, all), sum, sum);
     ad_close(ctx);
 }
 

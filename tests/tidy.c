@@ -25,7 +25,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { HEADER_LINES = 600 }; // a public header grows by a line an operation
+enum { PUBLIC_HEADER_LINES = 600 }; // it grows by a line an operation
 enum { FILE_LINES = 500, FILE_AIM = 400, FUNCTION_LINES = 100, FUNCTION_AIM = 70, COLUMNS = 100 };
 enum { PATH_BYTES = 512, FILES_MAX = 4096 };
 
@@ -296,6 +296,13 @@ static void end_function(const char *path, int start, int lines)
     else if (lines > FUNCTION_AIM) note_aim(path, name, lines, FUNCTION_AIM);
 }
 
+// FOLDER/FOLDER.h
+static bool is_public_header(const char *path) {
+    const char *name = strchr(path, '/');
+    const size_t length = name ? (size_t)(name - path) : 0;
+    return length && !strncmp(path, name + 1, length) && !strcmp(name + 1 + length, ".h");
+}
+
 static void check_file(const char *path)
 {
     char *text = read_text(path);
@@ -333,8 +340,7 @@ static void check_file(const char *path)
             function = signature = 0;
         }
     }
-    const size_t length = strlen(path);
-    int most = length > 2 && strcmp(path + length - 2, ".h") == 0 ? HEADER_LINES : FILE_LINES;
+    const int most = is_public_header(path) ? PUBLIC_HEADER_LINES : FILE_LINES;
     if (number > most) complain(path, 0, "%d lines, at most %d", number, most);
     else if (number > FILE_AIM) note_aim(path, "the file", number, FILE_AIM);
     free(text);

@@ -1,7 +1,8 @@
 /* elementwise.h: what the files of the elementwise family share. Not installed.
  *
- * An operation of the family is a row of facts: a kernel body for each type, one derivative rule
- * per operand, and what the test harness may feed it. Everything else (broadcasting, the strided
+ * An operation of the family is a row of facts: a kernel body for each type (in f32 a second one
+ * for results that go past the caches), one derivative rule per operand, and what the test harness
+ * may feed it. Everything else (broadcasting, the strided
  * walk, both derivative modes, cost, samples) is the same for all and lives in
  * elementwise_family.c. The rows are made from the lines of elementwise.def. */
 #ifndef ADJOINT_OPS_ELEMENTWISE_H
@@ -10,7 +11,7 @@
 #include "autodiff/cpu/loop.h"
 #include "autodiff/cpu/stream.h"
 
-enum { AD_STREAM_LINE = AD_STREAM_ALIGN / sizeof(float) };
+enum { AD_STREAM_LINE = AD_STREAM_ALIGN / sizeof(float) }; // numbers
 
 // What a derivative rule reads: operands (bit i) and the result.
 enum { AD_READS_NOTHING = 0, AD_READS_A = 1, AD_READS_B = 2, AD_READS_C = 4, AD_READS_Y = 128,
@@ -18,8 +19,8 @@ enum { AD_READS_NOTHING = 0, AD_READS_A = 1, AD_READS_B = 2, AD_READS_C = 4, AD_
 
 typedef struct ad_elementwise {
     ad_loop_body body[AD_TYPES]; // data[0]: the result, contiguous; NULL: not for this type
-    ad_loop_body stream;         // the same in f32 past the caches, or NULL; operands contiguous or
-                                 // a single value, the result aligned to AD_STREAM_ALIGN
+    ad_loop_body stream;         // the same in f32 past the caches, or NULL; the result aligned to
+                                 // AD_STREAM_ALIGN, operands contiguous, but one a single value
     // The slope with respect to one operand times t: a cotangent in reverse mode, a tangent of that
     // operand in forward mode. Null: zero everywhere.
     ad_tensor (*rule)(ad_context *ctx, int operand, ad_tensor t, const ad_tensor *x, ad_tensor y,
@@ -34,21 +35,18 @@ typedef struct ad_elementwise {
 
 // A loop of a streaming body: a cache line at a time from registers to memory.
 #define AD_STREAM_LOOP(LOAD, VALUE)                                                               \
-    for (int64_t at = 0; at < n; at += AD_STREAM_LINE) {                                          \
+    int64_t at = 0;                                                                               \
+    for (; at + AD_STREAM_LINE <= n; at += AD_STREAM_LINE) {                                      \
         _Alignas(AD_STREAM_ALIGN) float line[AD_STREAM_LINE];                                     \
-        const int64_t take = n - at < AD_STREAM_LINE ? n - at : AD_STREAM_LINE;                   \
-        if (take == AD_STREAM_LINE) {                                                             \
-            _Pragma("omp simd") for (int64_t i = at; i < at + AD_STREAM_LINE; i++) {              \
-                LOAD;                                                                             \
-                line[i - at] = VALUE;                                                             \
-            }                                                                                     \
-            ad_stream_copy(out + at, line, sizeof line);                                          \
-        } else {                                                                                  \
-            for (int64_t i = at; i < n; i++) {                                                    \
-                LOAD;                                                                             \
-                out[i] = VALUE;                                                                   \
-            }                                                                                     \
+        _Pragma("omp simd") for (int64_t i = at; i < at + AD_STREAM_LINE; i++) {                  \
+            LOAD;                                                                                 \
+            line[i - at] = VALUE;                                                                 \
         }                                                                                         \
+        ad_stream_copy(out + at, line, sizeof line);                                              \
+    }                                                                                             \
+    for (int64_t i = at; i < n; i++) {                                                            \
+        LOAD;                                                                                     \
+        out[i] = VALUE;                                                                           \
     }                                                                                             \
     ad_stream_end();
 

@@ -83,7 +83,7 @@ static ad_tensor pow_slope_b(ad_context *ctx, ad_tensor a, ad_tensor y) {
             AD_STREAM_LOOP(const float a = left[i], VALUE)                                        \
         } else {                                                                                  \
             const float a = left[0];                                                              \
-            AD_STREAM_LOOP(const float b = right[i * stride[2]], VALUE)                           \
+            AD_STREAM_LOOP(const float b = right[i], VALUE)                                       \
         }                                                                                         \
     }
 

@@ -117,7 +117,7 @@ static bool dense(const ad_view *x, const ad_view *y) {
 }
 
 typedef struct work {
-    ad_loop_body body, stream;         // stream: of this layout and type, or NULL
+    ad_loop_body body, stream;         // stream: NULL where this type has none
     const void *attributes;
     const ad_loop *loop;
     int operands;
@@ -133,9 +133,12 @@ static void stream_piece(const void *user, int64_t n, char *const *data, const i
         w->body(w->attributes, n, data, stride);
         return;
     }
-    bool plain = w->stream != NULL;
-    for (int k = 1; k < w->operands; k++) plain &= stride[k] == 0 || stride[k] == 1;
-    if (plain) {
+    bool plain = w->stream != NULL, moves = false;
+    for (int k = 1; k < w->operands; k++) {
+        plain &= stride[k] == 0 || stride[k] == 1;
+        moves |= stride[k] == 1;
+    }
+    if (plain && moves) {
         w->stream(w->attributes, n, data, stride);
         return;
     }

@@ -59,15 +59,18 @@ static ad_tensor silu_slope(ad_context *ctx, ad_tensor x, ad_tensor y) {
 // VECTORS: also where the result lies over the operand, which the compiler would not do by itself.
 // Not in f64, whose functions are the C library's and have no vectors.
 #define VECTORS _Pragma("omp simd")
+#define OPERANDS(T, OUT)                                                                          \
+    typedef T real UNUSED;                                                                        \
+    const double *attributes = user;                                                              \
+    const T p UNUSED = attributes ? (T)attributes[0] : 0;                                         \
+    const T q UNUSED = attributes ? (T)attributes[1] : 0;                                         \
+    OUT *out = (OUT *)data[0];                                                                    \
+    const T *in = (const T *)data[1];                                                             \
+    const int64_t step UNUSED = stride[1];
+
 #define BODY(NAME, T, OUT, SIMD, VALUE)                                                           \
     static void NAME(const void *user, int64_t n, char *const *data, const int64_t *stride) {     \
-        typedef T real UNUSED;                                                                    \
-        const double *attributes = user;                                                          \
-        const T p UNUSED = attributes ? (T)attributes[0] : 0;                                     \
-        const T q UNUSED = attributes ? (T)attributes[1] : 0;                                     \
-        OUT *out = (OUT *)data[0];                                                                \
-        const T *in = (const T *)data[1];                                                         \
-        const int64_t step = stride[1];                                                           \
+        OPERANDS(T, OUT)                                                                          \
         if (step == 1) {                                                                          \
             SIMD for (int64_t i = 0; i < n; i++) {                                                \
                 const T x = in[i];                                                                \
@@ -83,18 +86,8 @@ static ad_tensor silu_slope(ad_context *ctx, ad_tensor x, ad_tensor y) {
 
 #define STREAM(NAME, VALUE)                                                                       \
     static void NAME(const void *user, int64_t n, char *const *data, const int64_t *stride) {     \
-        typedef float real UNUSED;                                                                \
-        const double *attributes = user;                                                          \
-        const float p UNUSED = attributes ? (float)attributes[0] : 0;                             \
-        const float q UNUSED = attributes ? (float)attributes[1] : 0;                             \
-        float *out = (float *)data[0];                                                            \
-        const float *in = (const float *)data[1];                                                 \
-        const int64_t step = stride[1];                                                           \
-        if (step == 1) {                                                                          \
-            AD_STREAM_LOOP(const float x = in[i], VALUE)                                          \
-        } else {                                                                                  \
-            AD_STREAM_LOOP(const float x = in[0], VALUE)                                          \
-        }                                                                                         \
+        OPERANDS(float, float)                                                                    \
+        AD_STREAM_LOOP(const float x = in[i], VALUE)                                              \
     }
 
 #define DEFINE(NAME, ATTRIBUTES, P, Q, VALUE, SLOPE, READS, FLOPS, LOW, HIGH, KINK, EXEMPT)       \
@@ -111,9 +104,8 @@ static ad_tensor silu_slope(ad_context *ctx, ad_tensor x, ad_tensor y) {
     }                                                                                             \
     static const ad_elementwise NAME##_facts = {                                                  \
         .body = {[AD_F32] = NAME##_f32, [AD_F64] = NAME##_f64}, .stream = NAME##_stream,          \
-        .rule = NAME##_rule,                                                                      \
-        .reads = READS, .flops = FLOPS, .low = {LOW}, .high = {HIGH}, .kink = KINK,               \
-        .attributes = {P, Q}};                                                                    \
+        .rule = NAME##_rule, .reads = READS, .flops = FLOPS, .low = {LOW}, .high = {HIGH},        \
+        .kink = KINK, .attributes = {P, Q}};                                                      \
     AD_ELEMENTWISE_OP(NAME, 1, 0, ATTRIBUTES, EXEMPT)
 
 #define AD_UNARY(NAME, VALUE, SLOPE, READS, FLOPS, LOW, HIGH, KINK)                               \
