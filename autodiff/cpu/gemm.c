@@ -24,7 +24,7 @@ enum {
     DIRECT = 32 * 1024,    // numbers of a transposed a or of a b that is read where it lies
     TINY = 64,             // sizes up to here take the shortest way
     ROWS = 6,              // what the rows of a task are a multiple of: those of the widest tile
-    ALONE_ROWS = 48,       // rows of a thread that packs b for itself
+    ALONE_ROWS = 32,       // rows of a thread that packs b for itself
     ALONE_PRODUCTS = 1 << 26 // of a block of k: about a millisecond of one core
 };
 
