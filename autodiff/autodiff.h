@@ -456,8 +456,7 @@ enum {
     AD_OP_RANDOM = 8, AD_OP_STATEFUL = 16, // stateful: writes the inputs named in op->writes
     AD_OP_VIEW = 32,        // output 0 is a view of input 0: no kernel runs
     AD_OP_STRIDED = 64,     // the kernel reads strided inputs itself
-    AD_OP_STORAGE = 128,    // the kernel reads and writes f16 and bf16 itself (casts, copies)
-    AD_OP_IN_PLACE = 256    // the kernel may write its result over input 0
+    AD_OP_STORAGE = 128     // the kernel reads and writes f16 and bf16 itself (casts, copies)
 };
 
 struct ad_op {

@@ -222,8 +222,9 @@ static bool header_load(ad_safetensors *file, uint64_t file_bytes, ad_message *e
     for (int i = 0; i < 8; i++) length |= (uint64_t)front[i] << (8 * i);
     if (length > file_bytes - 8 || length > HEADER_BYTES_MAX)
         return ad_fail(error,
-                       "%s: expected a safetensors file, found a header of %" PRIu64
-                       " bytes in a file of %" PRIu64,
+                       "%s: expected a safetensors file, found another kind of file, or the "
+                       "beginning of one: its first 8 bytes would mean a header of %" PRIu64
+                       " bytes, and it has %" PRIu64,
                        file->path, length, file_bytes);
     file->header = malloc((size_t)length + 1);
     if (!file->header) return ad_fail(error, "%s: out of memory", file->path);

@@ -9,6 +9,8 @@
 
 #include "cli/commands.h"
 
+static const double PI = 3.14159265358979323846;
+
 static double dot(const double a[3], const double b[3]) {
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 }
@@ -87,6 +89,23 @@ static bool circle_find(circle *c, const float *rows, size_t count, const render
     return true;
 }
 
+// Degrees of the longest stretch of the circle on which no training camera stands.
+static bool gap_find(double *gap, const circle *c, const float *rows, size_t count,
+                     ad_message *error) {
+    double *angle = malloc(count * sizeof *angle);
+    if (!angle) return ad_fail(error, "out of memory for an orbit");
+    for (size_t i = 0; i < count; i++) {
+        double to[3];
+        for (int k = 0; k < 3; k++) to[k] = rows[i * RENDER_CAMERA_NUMBERS + 4 * k + 3] - 0.5;
+        angle[i] = atan2(dot(to, c->aside), dot(to, c->ahead)) * 180 / PI;
+    }
+    qsort(angle, count, sizeof *angle, compare);
+    *gap = angle[0] + 360 - angle[count - 1];
+    for (size_t i = 1; i < count; i++) *gap = fmax(*gap, angle[i] - angle[i - 1]);
+    free(angle);
+    return true;
+}
+
 static void camera_at(render_camera *camera, const circle *c, double angle) {
     double place[3], right[3], up[3], back[3];
     for (int k = 0; k < 3; k++) {
@@ -105,7 +124,7 @@ static void camera_at(render_camera *camera, const circle *c, double angle) {
 }
 
 bool cli_cameras_orbit(render_camera **cameras, int count, const char *snapshot,
-                       const render_scene *scene, ad_message *error) {
+                       const render_scene *scene, double *gap, ad_message *error) {
     float *rows = NULL;
     size_t row_count = 0;
     render_domain domain;
@@ -114,7 +133,8 @@ bool cli_cameras_orbit(render_camera **cameras, int count, const char *snapshot,
     if (!render_domain_make(scene->box_min, scene->box_max, 1, &domain))
         return ad_fail(error, "%s: its box is empty", snapshot);
     bool good = rows_read(snapshot, &rows, &row_count, error)
-             && circle_find(&c, rows, row_count, &domain, error);
+             && circle_find(&c, rows, row_count, &domain, error)
+             && gap_find(gap, &c, rows, row_count, error);
     if (good && !(*cameras = calloc((size_t)count, sizeof **cameras)))
         good = ad_fail(error, "out of memory for an orbit");
     for (int i = 0; good && i < count; i++) {
@@ -124,7 +144,7 @@ bool cli_cameras_orbit(render_camera **cameras, int count, const char *snapshot,
         camera->p[0] = rows[20], camera->p[1] = rows[21];
         camera->model = rows[22] > 0 ? RENDER_CAMERA_FISHEYE : RENDER_CAMERA_OPENCV;
         camera->width = (int)rows[23], camera->height = (int)rows[24];
-        camera_at(camera, &c, 2 * 3.14159265358979323846 * i / count);
+        camera_at(camera, &c, 2 * PI * i / count);
     }
     free(rows);
     return good;

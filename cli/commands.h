@@ -31,9 +31,10 @@ ad_context *cli_context_open(const cli_options *options, uint64_t seed, ad_messa
 void cli_frame_name(char name[256], const render_frame *frame);
 
 /* `count` cameras on a circle around what the training cameras (read from the snapshot) look at, as
-   high and as far as they are, upright as they are. free(*cameras). */
+   high and as far as they are, upright as they are; `gap`: degrees of its longest stretch on which
+   none of them stands. free(*cameras). */
 bool cli_cameras_orbit(render_camera **cameras, int count, const char *snapshot,
-                       const render_scene *scene, ad_message *error);
+                       const render_scene *scene, double *gap, ad_message *error);
 
 /* Warnings of a dataset, to stderr. */
 void cli_dataset_warn(cli_output *out, const render_dataset *dataset);

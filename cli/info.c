@@ -1,5 +1,6 @@
 /* adjoint info: what a run or a snapshot holds. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,6 +41,13 @@ static bool is_reading(const char *name) {
         || strcmp(name, "tolerate") == 0;
 }
 
+// Of the held-out views, where training ended with this snapshot and measured them; or NaN.
+static double psnr_of(const cli_opened *opened, const uint64_t totals[3]) {
+    double psnr;
+    cli_run_done(&opened->run, (int64_t)totals[0], &psnr);
+    return psnr;
+}
+
 static bool send_json(cli_output *out, const cli_opened *opened, const reading *r,
                       const uint64_t totals[3], ad_message *error) {
     char colour[48];
@@ -58,6 +66,7 @@ static bool send_json(cli_output *out, const cli_opened *opened, const reading *
     render_json_integer(line, "steps", (int64_t)totals[0]);
     render_json_integer(line, "samples", (int64_t)totals[1]);
     render_json_integer(line, "rays", (int64_t)totals[2]);
+    render_json_number(line, "psnr", psnr_of(opened, totals));
     render_json_integer(line, "horizon_steps", s->steps);
     render_json_number(line, "horizon_seconds", s->seconds);
     render_json_integer(line, "batch", s->batch);
@@ -98,6 +107,10 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
     else
         cli_result(out, "trained     %" PRIu64 " steps, %.1f M samples, schedule of %g s",
                    totals[0], (double)totals[1] / 1e6, s->seconds);
+    double psnr = psnr_of(opened, totals);
+    if (isfinite(psnr))
+        cli_result(out, "measured    PSNR %.2f dB on the views held out, at the end of training",
+                   psnr);
     cli_result(out, "step        %" PRId64 " samples, at most %" PRId64 " rays, rate %g to %g",
                s->batch, s->rays, s->learning_rate, s->learning_rate_end);
     cli_result(out, "read        downscale %d, hold-out %d, tolerate %g %%", r->downscale,

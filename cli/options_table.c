@@ -10,7 +10,7 @@
 
 const cli_option cli_option_table[CLI_OPTIONS] = {
     [CLI_OUT] = {"out", "DIR", CLI_KIND_TEXT, ALL & ~CLI_INFO, 0, 0, NULL, "a folder",
-        "where to write (FOLDER's name + .adjoint, here; render: RUN/render; eval: nothing)"},
+        "the run folder (FOLDER's name + .adjoint, in the current folder)"},
     [CLI_FIELD] = {"field", "hash|mlp", WORD, TRAIN, 0, 0, NULL, "hash or mlp",
         "hash: a hash grid and small networks; mlp: the original NeRF, slow (hash)"},
     [CLI_PRESET] = {"preset", "fast|default|quality", WORD, TRAIN, 0, 0, NULL,
@@ -66,7 +66,7 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
         "test, val or train", "the views of this split (the one held out)"},
     [CLI_LIMIT] = {"limit", "N", INTEGER, TRAIN | CLI_EVAL, 0, 2147483647, NULL,
         "a number of views",
-        "measure N views; 0: none (eval: all, or the first N; else as time allows)"},
+        "measure N of the views held out; 0: none (as many as time allows)"},
     [CLI_DEVICE] = {"device", "auto|cpu", WORD, ALL, 0, 0, NULL, "auto or cpu",
         "what to compute on (auto)"},
     [CLI_THREADS] = {"threads", "T", INTEGER, ALL, 1, 1024, NULL, "a number from 1 to 1024",
@@ -78,6 +78,17 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
     [CLI_QUIET] = {"quiet", "", CLI_KIND_FLAG, ALL, 0, 0, NULL, "",
         "no messages but warnings and errors; the result is printed"},
     [CLI_HELP] = {"help", "", CLI_KIND_FLAG, ALL, 0, 0, NULL, "", "this text"},
+};
+
+// Options that mean something else in one of their commands.
+static const struct {
+    cli_option_id option;
+    cli_command_id command;
+    const char *help;
+} other_help[] = {
+    {CLI_OUT, CLI_RENDER, "where the pictures go (RUN/render)"},
+    {CLI_OUT, CLI_EVAL, "where each view and a map of its error go (nothing is written)"},
+    {CLI_LIMIT, CLI_EVAL, "measure the first N views; 0: all (all)"},
 };
 
 static const struct {
@@ -131,7 +142,11 @@ void cli_help_command(FILE *stream, cli_command_id command) {
     for (int i = 0; i < CLI_OPTIONS; i++) {
         const cli_option *option = &cli_option_table[i];
         if (!(option->commands & command)) continue;
+        const char *help = option->help;
+        for (size_t k = 0; k < sizeof other_help / sizeof *other_help; k++)
+            if ((int)other_help[k].option == i && other_help[k].command == command)
+                help = other_help[k].help;
         int used = fprintf(stream, "  --%s %s", option->name, option->argument);
-        fprintf(stream, "%*s%s\n", used < 30 ? 30 - used : 2, "", option->help);
+        fprintf(stream, "%*s%s\n", used < 30 ? 30 - used : 2, "", help);
     }
 }

@@ -15,6 +15,8 @@ typedef struct views { // what is rendered
 
 /* ---- which views */
 
+enum { ORBIT_GAP = 90 }; // degrees of a circle without a camera that are worth a warning
+
 static bool names_make(views *v, const char *prefix, ad_message *error) {
     v->names = calloc((size_t)v->count, sizeof *v->names);
     if (!v->names) return ad_fail(error, "out of memory for %d views", v->count);
@@ -57,10 +59,15 @@ static bool views_find(views *v, const cli_options *options, const cli_opened *o
                        cli_output *out, ad_message *error) {
     const cli_value *value = options->value;
     if (value[CLI_ORBIT].given) {
+        double gap;
         v->count = (int)value[CLI_ORBIT].integer;
-        return cli_cameras_orbit(&v->cameras, v->count, opened->run.snapshot,
-                                 render_model_scene(opened->model), error)
-            && names_make(v, "orbit", error);
+        if (!cli_cameras_orbit(&v->cameras, v->count, opened->run.snapshot,
+                               render_model_scene(opened->model), &gap, error))
+            return false;
+        if (gap > ORBIT_GAP)
+            cli_warn(out, "no camera stood on %.0f of the circle's 360 degrees: views from there "
+                     "show what was never photographed; --camera FILE flies where you say", gap);
+        return names_make(v, "orbit", error);
     }
     if (value[CLI_CAMERA].given) {
         int width = (int)value[CLI_SIZE].number[0], height = (int)value[CLI_SIZE].number[1];

@@ -66,10 +66,11 @@ static bool fail_without_transforms(const char *folder, ad_message *error) {
                                    "empty folder", folder);
     if (images == 0) return ad_fail(error, "%s: expected transforms.json or "
                                     "transforms_train.json, found neither", folder);
-    return ad_fail(error, "%s: expected transforms.json or transforms_train.json, found %d images "
+    return ad_fail(error, "%s: expected transforms.json or transforms_train.json, found %d image%s "
                    "without camera poses; run COLMAP or nerfstudio's ns-process-data to make one%s",
-                   folder, images, heic ? "; HEIC images must first be converted: heif-convert "
-                   "IN.heic OUT.jpg" : "");
+                   folder, images, images == 1 ? "" : "s",
+                   heic ? "; HEIC images must first be converted: heif-convert IN.heic OUT.jpg"
+                        : "");
 }
 
 /* transforms_train.json, or transforms.json in its place, and the files of the other splits. */

@@ -18,12 +18,24 @@
 #include <string.h>
 
 static const size_t FILE_SIZE_MAX = (size_t)1 << 25; /* bytes; 20,000 frames fit */
-enum { NESTING_MAX = 64, PLACE_MAX = 512 };
+enum { NESTING_MAX = 64, PLACE_MAX = 512, BEFORE = 12, EXCERPT = 36, FOUND_MAX = 64 };
 
 static int line_of(const char *bytes, const char *at) {
     int line = 1;
     for (; bytes < at; bytes++) line += *bytes == '\n';
     return line;
+}
+
+/* What stands around a place of a line, in quotes, without what is not printable. */
+static void excerpt(char text[FOUND_MAX], const char *line, const char *at, const char *end) {
+    int used = 0;
+    text[used++] = '"';
+    for (at = at - line > BEFORE ? at - BEFORE : line; at < end && used <= EXCERPT; at++) {
+        if (*at == '\n' || *at == '\r') break;
+        text[used++] = *at >= ' ' && *at <= '~' ? *at : '?';
+    }
+    snprintf(text + used, FOUND_MAX - (size_t)used, "\"%s",
+             at == end ? " at the end of the file" : "");
 }
 
 /* Brackets outside strings may be nested NESTING_MAX deep; cJSON recurses once for each. */
@@ -55,8 +67,12 @@ static cJSON *parse_json(const char *path, const char *bytes, size_t size, ad_me
     if (!root) {
         /* cJSON does not tell bad text from a failed allocation; the position does not hurt. */
         if (!end || end < bytes || end > bytes + size) end = bytes;
-        ad_fail(error, "%s:%d: expected JSON, found something else (or memory is out)", path,
-                line_of(bytes, end));
+        const char *line = end;
+        while (line > bytes && line[-1] != '\n') line--;
+        char found[FOUND_MAX];
+        excerpt(found, line, end, bytes + size);
+        ad_fail(error, "%s:%d:%d: expected JSON, found something else near %s (or memory is out)",
+                path, line_of(bytes, end), (int)(end - line) + 1, found);
     } else if (!cJSON_IsObject(root)) {
         ad_fail(error, "%s: expected a JSON object with \"frames\", found another value", path);
         cJSON_Delete(root), root = NULL;

@@ -203,7 +203,8 @@ Test(cli, a_run_from_images_to_views) {
     expect("eval scene.adjoint --split train --data scene --limit 1", 0, NULL);
     expect("info scene.adjoint", 0, NULL);
     char *text = words_of("out");
-    cr_expect(strstr(text, "grid.table") && strstr(text, "4 of 4 steps"));
+    cr_expect(strstr(text, "grid.table") && strstr(text, "4 of 4 steps")
+              && strstr(text, "measured    PSNR "));
     free(text);
 
     expect("render scene.adjoint --size 9x7 --what color,depth,normal,opacity", 0, NULL);
@@ -214,7 +215,8 @@ Test(cli, a_run_from_images_to_views) {
     struct stat found;
     cr_assert_eq(stat(fixture_path(&folder, "scene.adjoint/render/v_7.depth.npy"), &found), 0);
     cr_expect_eq(found.st_size % 64, 9 * 7 * 4 % 64, "%lld", (long long)found.st_size);
-    expect("render scene.adjoint/snapshot.safetensors --orbit 2 --size 6x6 --out o", 0, NULL);
+    expect("render scene.adjoint/snapshot.safetensors --orbit 2 --size 6x6 --out o", 0,
+           "no camera stood on 154 of the circle's 360 degrees");
     cr_expect(exists("o/orbit_0000.png") && exists("o/orbit_0001.png"));
     cr_expect(!exists("o/orbit_0002.png"));
     expect("render scene.adjoint --camera scene/transforms_test.json --size 6x6 --out c", 0, NULL);
@@ -226,8 +228,11 @@ Test(cli, orbit_stands_where_the_cameras_stood) {
     render_camera *cameras = NULL;
     expect("reconstruct " SMALL "--steps 1 --out run --box -1,-1,-1,1,1,1", 0, "given by --box");
     render_scene scene = {.box_min = {-1, -1, -1}, .box_max = {1, 1, 1}};
+    double gap;
     cr_assert(cli_cameras_orbit(&cameras, 4, fixture_path(&folder, "run/snapshot.safetensors"),
-                                &scene, &error), "%s", error.text);
+                                &scene, &gap, &error), "%s", error.text);
+    // Those of training stand 0.9 apart, the first five of eight.
+    cr_expect(fabs(gap - (360 - 4 * 0.9 * 57.29577951)) < 1e-3, "a gap of %g degrees", gap);
     for (int i = 0; i < 4; i++) {
         double angle = i * 1.57079632679489662, px, py, middle[3] = {0, 0, 0};
         cr_expect(fabs(cameras[i].pose[0][3] - 4 * cos(angle)) < 1e-4

@@ -327,7 +327,7 @@ Test(dataset, folders_without_transforms_are_explained) {
     fixture_text(&folder, "readme.txt", "hello");
     refuse(NULL, "expected transforms.json or transforms_train.json, found neither");
     fixture_text(&folder, "IMG_1.HEIC", "x");
-    refuse(NULL, "found 1 images without camera poses");
+    refuse(NULL, "found 1 image without camera poses");
     refuse(NULL, "heif-convert");
     ad_message error;
     render_dataset dataset;

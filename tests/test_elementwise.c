@@ -78,6 +78,49 @@ Test(elementwise, unary_values) {
     ad_close(ctx);
 }
 
+static const struct {
+    const char *name;
+    ad_tensor (*f)(ad_context *ctx, ad_tensor a, ad_tensor b);
+    double y[3]; // of (7.5, -2), (-7.5, 2), (2, 2)
+} binary_cases[] = {
+    {"add", ad_add, {5.5, -5.5, 4}}, {"sub", ad_sub, {9.5, -9.5, 0}},
+    {"mul", ad_mul, {-15, -15, 4}}, {"div", ad_div, {-3.75, -3.75, 1}},
+    {"mod", ad_mod, {-0.5, 0.5, 0}}, {"minimum", ad_minimum, {-2, -7.5, 2}},
+    {"maximum", ad_maximum, {7.5, 2, 2}}, {"equal", ad_equal, {0, 0, 1}},
+    {"less", ad_less, {0, 1, 0}}, {"less_equal", ad_less_equal, {0, 1, 1}},
+    {"greater", ad_greater, {1, 0, 0}}, {"chain_mul", ad_chain_mul, {-15, -15, 4}},
+    {"chain_div", ad_chain_div, {-3.75, -3.75, 1}}, {"gate", ad_gate, {0, -7.5, 2}}};
+
+// Each public name does what it says, in both precisions.
+Test(elementwise, binary_values) {
+    const double a[3] = {7.5, -7.5, 2}, b[3] = {-2, 2, 2};
+    const int32_t m[2] = {12, -1}, n[2] = {10, 4};
+    double y[3];
+    int32_t bits[2];
+    ad_context *ctx = ad_open(NULL);
+    for (int type = 0; type < 2; type++) {
+        ad_type real = type ? AD_F32 : AD_F64;
+        ad_tensor left = ad_cast(ctx, ad_from(ctx, AD_F64, AD_SHAPE(3), a), real);
+        ad_tensor right = ad_cast(ctx, ad_from(ctx, AD_F64, AD_SHAPE(3), b), real);
+        for (size_t c = 0; c < sizeof binary_cases / sizeof *binary_cases; c++) {
+            ad_tensor found = ad_cast(ctx, binary_cases[c].f(ctx, left, right), AD_F64);
+            cr_assert(ad_read(ctx, found, y, sizeof y), "%s", ad_error_text(ctx));
+            for (int i = 0; i < 3; i++)
+                cr_expect_eq(y[i], binary_cases[c].y[i], "%s of %g and %g: %g",
+                             binary_cases[c].name, a[i], b[i], y[i]);
+        }
+    }
+    ad_tensor left = ad_from(ctx, AD_I32, AD_SHAPE(2), m);
+    ad_tensor right = ad_from(ctx, AD_I32, AD_SHAPE(2), n);
+    cr_assert(ad_read(ctx, ad_bit_and(ctx, left, right), bits, sizeof bits));
+    cr_expect(bits[0] == 8 && bits[1] == 4);
+    cr_assert(ad_read(ctx, ad_bit_or(ctx, left, right), bits, sizeof bits));
+    cr_expect(bits[0] == 14 && bits[1] == -1);
+    cr_assert(ad_read(ctx, ad_bit_xor(ctx, left, right), bits, sizeof bits));
+    cr_expect(bits[0] == 6 && bits[1] == -5);
+    ad_close(ctx);
+}
+
 /* ---- layouts */
 
 // The element of x that broadcasts to element i of a result of this shape.

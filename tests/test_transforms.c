@@ -29,10 +29,16 @@ static void parse(render_transforms *transforms, const char *text) {
 }
 
 Test(transforms, text_that_is_no_json) {
-    refuse("", "dir/t.json:1: expected JSON");
-    refuse("{\"frames\": [\n\n1,,]}", "dir/t.json:3: expected JSON");
+    refuse("", ":1:1: expected JSON, found something else near \"\" at the end of the file");
+    refuse("{\"frames\": [\n\n1,,\t]}\n", "dir/t.json:3:3: expected JSON");
+    refuse("{\"frames\": [\n\n1,,\t]}\n", "near \"1,,?]}\" (or");
+    refuse("{\"frames\": [1,", ":1:14: expected JSON");
+    refuse("{\"frames\": [1,", "near \"\"frames\": [1,\" at the end of the file");
+    refuse("{\n  frames: \"0123456789012345678901234567890123456789\"}",
+           "t.json:2:4: expected JSON, found something else near "
+           "\"  frames: \"0123456789012345678901234\" (or");
     refuse("[1, 2]", "expected a JSON object");
-    refuse("{\"camera_angle_x\": NaN, \"frames\": []}", "dir/t.json:1: expected JSON");
+    refuse("{\"camera_angle_x\": NaN, \"frames\": []}", ":1:20: expected JSON");
     refuse("{}", "expected a list \"frames\"");
     refuse("{\"frames\": []}", "expected a list \"frames\" that is not empty");
     refuse("{\"frames\": [3]}", "frame 0: expected a JSON object");

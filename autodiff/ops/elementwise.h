@@ -8,6 +8,7 @@
 #ifndef ADJOINT_OPS_ELEMENTWISE_H
 #define ADJOINT_OPS_ELEMENTWISE_H
 
+#include "autodiff/core.h"
 #include "autodiff/cpu/loop.h"
 #include "autodiff/cpu/stream.h"
 

@@ -59,10 +59,11 @@ typedef struct loss_work {
 
 static loss_work work_of(const ad_view *in, double delta) {
     int64_t rays = in[COLOUR].size[0], live = *(const uint32_t *)in[RAYS].data;
+    if (live > rays) live = rays;
     return (loss_work){
         .colour = in[COLOUR].data, .opacity = in[OPACITY].data, .picture = in[PICTURE].data,
         .background = in[BACKGROUND].data, .step = in[BACKGROUND].size[0] == 1 ? 0 : 3,
-        .rays = rays, .live = live < rays ? live : rays,
+        .rays = rays, .live = live,
         .delta = delta > 0 ? (float)delta : INFINITY, .share = 1 / (3 * (float)(live ? live : 1))};
 }
 
@@ -187,7 +188,8 @@ static void loss_compose(ad_context *ctx, const ad_vjp *call, ad_tensor *output)
     ad_tensor opacity = ad_reshape(ctx, in[OPACITY], AD_SHAPE(rays, 1));
     ad_tensor colour = over(ctx, in[COLOUR], opacity, in[BACKGROUND]);
     // Rays past the count have no say.
-    ad_tensor live = ad_reshape(ctx, in[RAYS], AD_SCALAR);
+    ad_tensor live = ad_minimum(ctx, ad_reshape(ctx, in[RAYS], AD_SCALAR),
+                                ad_scalar(ctx, AD_U32, (double)rays));
     ad_tensor number = ad_reshape(ctx, ad_range(ctx, AD_U32, rays), AD_SHAPE(rays, 1));
     ad_tensor valid = ad_cast(ctx, ad_less(ctx, number, live), type);
     ad_tensor error = ad_mul(ctx, ad_sub(ctx, colour, target), valid); // (rays, 3)
@@ -223,9 +225,9 @@ static void loss_cost(const ad_infer *call, double *flops, double *bytes) {
     *bytes = 44.0 * (double)call->input[OPACITY].size[0];
 }
 
-// Squares; Huber; Huber over one background for all.
+// Squares; Huber; Huber over one background for all; a count beyond the rays.
 static bool loss_sample(ad_sample *s) {
-    if (s->variant > 2 || s->shape.rank != 1 || !ad_type_is_real(s->type)) return false;
+    if (s->variant > 3 || s->shape.rank != 1 || !ad_type_is_real(s->type)) return false;
     int64_t rays = s->shape.size[0];
     s->inputs = INPUTS;
     for (int i = 0; i < RAYS; i++) {
@@ -236,6 +238,8 @@ static bool loss_sample(ad_sample *s) {
     if (s->variant == 2) s->input[BACKGROUND].shape = AD_SHAPE(1, 3);
     s->input[RAYS].type = AD_U32, s->input[RAYS].shape = AD_SCALAR;
     s->input[RAYS].low = (double)(rays / 2), s->input[RAYS].high = (double)rays;
+    if (s->variant == 3)
+        s->input[RAYS].low = (double)(rays + 1), s->input[RAYS].high = (double)(2 * rays + 2);
     *(loss_attributes *)s->attributes.bytes = (loss_attributes){s->variant ? 0.25 : 0};
     return true;
 }
