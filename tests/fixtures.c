@@ -31,6 +31,11 @@
 static _Thread_local long failing_in = -1; /* allocations until the one that fails; -1 = never */
 static _Thread_local bool has_failed;
 
+bool fixture_reduced(void) {
+    const char *size = getenv("ADJOINT_TEST_SIZE");
+    return size && strcmp(size, "reduced") == 0;
+}
+
 bool failing_memory_available(void) { return OWN_MALLOC; }
 
 void failing_memory_begin(long k) {

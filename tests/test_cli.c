@@ -55,12 +55,6 @@ static bool same_files(const char *a, const char *b) {
 #define SMALL "scene --preset fast --batch 1024 --rays 128 --seed 5 "
 #define LARGER "scene --preset fast --batch 32768 --rays 1024 --seed 5 "
 
-// Past step 32, where the occupancy grid is first asked; the sanitizers get by with fewer.
-static bool reduced(void) {
-    const char *size = getenv("ADJOINT_TEST_SIZE");
-    return size && strcmp(size, "reduced") == 0;
-}
-
 /* ---- usage */
 
 Test(cli, usage) {
@@ -249,7 +243,7 @@ Test(cli, orbit_stands_where_the_cameras_stood) {
 /* ---- resuming */
 
 Test(cli, resume_is_exact) {
-    bool few = reduced();
+    bool few = fixture_reduced();
     expect(few ? "reconstruct " SMALL "--steps 4 --out a --threads 2"
                : "reconstruct " LARGER "--steps 38 --out a --threads 2", 0, NULL);
     expect(few ? "reconstruct " SMALL "--steps 4 --out b --stop-at 2 --threads 1"

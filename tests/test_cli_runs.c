@@ -21,11 +21,6 @@ static void scene_remove(void) { fixture_remove(&folder); }
 
 TestSuite(cli_runs, .init = scene_make, .fini = scene_remove, .timeout = 300);
 
-static bool reduced(void) {
-    const char *size = getenv("ADJOINT_TEST_SIZE");
-    return size && strcmp(size, "reduced") == 0;
-}
-
 static char *words_of(const char *name) { return command_words(&place, name); }
 
 static void expect(const char *line, int status, const char *word) {
@@ -177,7 +172,7 @@ static int previews(void) {
 Test(cli_runs, pictures_come_as_asked_for) {
     expect("reconstruct " SMALL "--time 2s --limit 0 --preview none --out run", 0, NULL);
     cr_expect_eq(previews(), 0, "%d", previews());
-    if (reduced()) return; // the first one waits for the occupancy grid
+    if (fixture_reduced()) return; // the first one waits for the occupancy grid
     // A machine with other work gets more time before it has failed.
     expect("reconstruct " SMALL "--time 6s --limit 0 --preview 0.5s --force --out run", 0, NULL);
     if (previews() < 2)

@@ -133,8 +133,7 @@ static void write_cameras(const int *views, int count) {
 Test(depth, rendered_geometry_is_the_scenes) {
     static const int views[] = {0, 7};
     char scene[PATH_MAX], name[64];
-    const char *size = getenv("ADJOINT_TEST_SIZE");
-    if (size && strcmp(size, "reduced") == 0) cr_skip_test("it trains for too long");
+    if (fixture_reduced()) cr_skip_test("it trains for too long");
     // A name without spaces, whatever the repository's own is.
     cr_assert_not_null(realpath("scenes/still_life", scene));
     cr_assert_eq(symlink(scene, fixture_path(&folder, "scene")), 0);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/fixtures.h"
+
 static const render_domain cube = {.centre = {0.5, 0.5, 0.5}, .scale = 1, .high = {1, 1, 1},
                                    .cascades = 1};
 
@@ -166,8 +168,10 @@ Test(field_mlp, learns_one_view) {
     uint8_t bytes[SIDE * SIDE * 3], target[SIDE * SIDE * 3];
     ad_context *ctx = ad_open(&(ad_options){.seed = 1, .threads = 2});
     render_progress progress;
-    render_model *model = train(ctx, STEPS, &camera, &progress);
-    cr_expect(progress.rays == STEPS * 48 && progress.samples > 0 && isfinite(progress.loss));
+    const int steps = fixture_reduced() ? STEPS / 10 : STEPS; // too few to have learned much
+    render_model *model = train(ctx, steps, &camera, &progress);
+    cr_expect(progress.rays == (uint64_t)steps * 48 && progress.samples > 0
+              && isfinite(progress.loss));
     render_view view = {.colour = colour, .depth = depth, .normal = normal, .opacity = opacity};
     ad_message error = {{0}};
     cr_assert(render_model_view(model, &camera, white, &view, &error), "%s", error.text);
@@ -178,9 +182,10 @@ Test(field_mlp, learns_one_view) {
     render_image_free(&image);
     render_round_u8(bytes, colour, sizeof bytes);
     double psnr = render_psnr(bytes, target, sizeof bytes);
-    cr_expect(psnr > 25, "%.2f dB after %d steps", psnr, STEPS);
+    cr_expect(psnr > (steps < STEPS ? 8 : 25), "%.2f dB after %d steps", psnr, steps);
     int middle = SIDE / 2 * SIDE + SIDE / 2;
-    cr_expect(opacity[middle] > 0.8f && depth[middle] > 1.9f && depth[middle] < 4.1f);
+    cr_expect(steps < STEPS
+              || (opacity[middle] > 0.8f && depth[middle] > 1.9f && depth[middle] < 4.1f));
     double length = 0;
     for (int k = 0; k < 3; k++) length += pow(normal[3 * middle + k], 2);
     cr_expect(fabs(length - 1) < 1e-3, "normal of length %g", sqrt(length));

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/fixtures.h"
+
 #define AD_OP(op) extern const ad_op op;
 #include "autodiff/ops/ops.def"
 #include "render/ops/ops.def"
@@ -206,7 +208,7 @@ Test(ops, fused_ones_refuse_integers) {
 }
 
 Test(ops, every_operation_passes_the_harness, .timeout = 600) {
-    const char *size = getenv("ADJOINT_TEST_SIZE"), *only = getenv("ADJOINT_TEST_OP");
+    const char *only = getenv("ADJOINT_TEST_OP");
     harness_count all = {0};
     long faults = 0, checks = 0, kinks = 0;
     int holes = 0;
@@ -219,7 +221,7 @@ Test(ops, every_operation_passes_the_harness, .timeout = 600) {
     for (int i = 0; i < operation_count; i++) {
         const ad_op *op = some[i];
         harness h = {.ctx = ad_open(&(ad_options){.threads = 2, .seed = 5, .poison = true}),
-                     .reduced = size && !strcmp(size, "reduced")};
+                     .reduced = fixture_reduced()};
         bool skip[HARNESS_CATEGORIES];
         for (int k = 0; k < HARNESS_CATEGORIES; k++)
             skip[k] = by_nature(op, k) || harness_exempt(op, harness_names[k]);
