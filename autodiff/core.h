@@ -285,10 +285,9 @@ bool ad_tape_record(ad_context *ctx, const ad_infer *rule, const ad_tensor *inpu
 bool ad_grad_many(ad_context *ctx, int ys, const ad_tensor *y, const ad_tensor *dy, int n,
                   const ad_tensor *xs, ad_tensor *dxs, bool accumulate, unsigned flags);
 
-// In a rule: the next operation is the last that reads t. If it can (AD_OP_IN_PLACE, a flag that
-// only the core's own operations have), and t is a cotangent that nobody else needs, it writes its
-// result there instead of into fresh memory.
-enum { AD_OP_IN_PLACE = 1 << 30 }; // the kernel may write its result over input 0
+enum { AD_OP_IN_PLACE = 1 << 30 }; // a flag: the kernel may write its result over input 0
+// In a rule: the next operation is the last that reads t. If it can (AD_OP_IN_PLACE), and t is a
+// cotangent that nobody else needs, it writes its result there instead of into fresh memory.
 static inline void ad_spend(ad_context *ctx, ad_tensor t) {
     ctx->spent = t.slot == ctx->spare ? t.slot : 0;
 }

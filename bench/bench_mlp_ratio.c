@@ -72,9 +72,11 @@ static void run_case(const bench_case *c, int threads, double seconds, double pe
         ratio[passes] = took[1][passes] / took[0][passes];
         passes++;
     }
-    const double forward = median(took[0], passes), both = median(took[1], passes);
-    if (ad_failed(ctx)) fprintf(stderr, "%s: %s\n", c->name, ad_error_text(ctx));
+    const bool failed = ad_failed(ctx);
+    if (failed) fprintf(stderr, "%s: %s\n", c->name, ad_error_text(ctx));
     ad_close(ctx);
+    if (failed) return;
+    const double forward = median(took[0], passes), both = median(took[1], passes);
     printf("{\"bench\":\"mlp_ratio\",\"network\":\"%s\",\"layers\":%d,\"width\":%lld,\"rows\":%lld,"
            "\"threads\":%d,\"forward_us\":%.1f,\"forward_and_backward_us\":%.1f,\"ratio\":%.2f,"
            "\"limit\":3.3,\"flop_ratio\":%.3f,\"of_peak\":%.3f}\n", c->name, LAYERS,

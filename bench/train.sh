@@ -260,10 +260,12 @@ row_to28() {
     sed -n 's/.*"t": \([0-9.]*\),.*"val_psnr": \([0-9.]*\).*/\1 \2/p' "$work/peer.jsonl" \
         2>/dev/null >"$work/peer.looks" || :
     ours=$(crossing <"$work/to28.looks")
+    end=$(peer_number seconds)
+    [ "$end" = null ] || echo "$end $(peer_number val_psnr)" >>"$work/peer.looks"
     theirs=$(crossing <"$work/peer.looks")
-    # A peer that never got there: the whole budget was not enough, and the ratio is a lower bound.
+    # A peer that never got there: its whole time was not enough, and the ratio is a lower bound.
     least=$theirs
-    [ "$theirs" != null ] || [ "$(peer_number val_psnr)" = null ] || least=$budget
+    [ "$theirs" != null ] || least=$end
     row "times sooner at $goal_db dB than the peer" ratio "$(calculate 'b / a' a "$ours" b "$least")" \
         4 8 "\"seconds\":$ours,\"peer_seconds\":$theirs,\"schedule_seconds\":$budget,\"views\":10"
 }

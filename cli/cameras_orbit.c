@@ -89,19 +89,23 @@ static bool circle_find(circle *c, const float *rows, size_t count, const render
     return true;
 }
 
-// Degrees of the longest stretch of the circle on which no training camera stands.
+// Degrees of the longest stretch of the circle on which no training camera stands. One right above
+// or below the middle has no place on it.
 static bool gap_find(double *gap, const circle *c, const float *rows, size_t count,
                      ad_message *error) {
     double *angle = malloc(count * sizeof *angle);
     if (!angle) return ad_fail(error, "out of memory for an orbit");
+    size_t placed = 0;
     for (size_t i = 0; i < count; i++) {
-        double to[3];
+        double to[3], x, y;
         for (int k = 0; k < 3; k++) to[k] = rows[i * RENDER_CAMERA_NUMBERS + 4 * k + 3] - 0.5;
-        angle[i] = atan2(dot(to, c->aside), dot(to, c->ahead)) * 180 / PI;
+        x = dot(to, c->ahead), y = dot(to, c->aside);
+        if (hypot(x, y) > 0.01 * hypot(hypot(x, y), dot(to, c->up)))
+            angle[placed++] = atan2(y, x) * 180 / PI;
     }
-    qsort(angle, count, sizeof *angle, compare);
-    *gap = angle[0] + 360 - angle[count - 1];
-    for (size_t i = 1; i < count; i++) *gap = fmax(*gap, angle[i] - angle[i - 1]);
+    qsort(angle, placed, sizeof *angle, compare);
+    *gap = placed ? angle[0] + 360 - angle[placed - 1] : 360;
+    for (size_t i = 1; i < placed; i++) *gap = fmax(*gap, angle[i] - angle[i - 1]);
     free(angle);
     return true;
 }

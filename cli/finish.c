@@ -207,17 +207,17 @@ bool cli_training_over(const cli_training *t) {
 }
 
 bool cli_training_settled(const cli_training *t) {
-    double psnr;
+    cli_measured measured;
     return t->mode == CLI_RUN_RESUME && cli_training_over(t)
-        && cli_run_done(&t->run, t->step, &psnr)
-        && (isfinite(psnr) || t->limit == 0 || t->dataset.held_out_count < 1);
+        && cli_run_done(&t->run, t->step, &measured)
+        && (isfinite(measured.psnr) || t->limit == 0 || t->dataset.held_out_count < 1);
 }
 
 bool cli_training_say_settled(cli_training *t, ad_message *error) {
     const render_settings *s = &t->settings;
     ad_text command = {0};
-    double psnr = NAN;
-    cli_run_done(&t->run, t->step, &psnr);
+    cli_measured measured;
+    cli_run_done(&t->run, t->step, &measured);
     cli_training_make_command(t, &command);
     if (s->steps)
         cli_note(&t->out, "finished: %" PRId64 " of %" PRId64 " steps, nothing is left to train",
@@ -227,6 +227,6 @@ bool cli_training_say_settled(cli_training *t, ad_message *error) {
                  t->seconds, s->seconds, t->step);
     cli_note(&t->out, "anew        %s --force", command.bytes ? command.bytes : "");
     ad_text_free(&command);
-    t->score.psnr = psnr, t->score.images = isfinite(psnr);
+    t->score.psnr = measured.psnr, t->score.images = isfinite(measured.psnr);
     return send_done(t, error);
 }

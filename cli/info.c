@@ -41,15 +41,19 @@ static bool is_reading(const char *name) {
         || strcmp(name, "tolerate") == 0;
 }
 
-// Of the held-out views, where training ended with this snapshot and measured them; or NaN.
-static double psnr_of(const cli_opened *opened, const uint64_t totals[3]) {
-    double psnr;
-    cli_run_done(&opened->run, (int64_t)totals[0], &psnr);
-    return psnr;
+// What the call that ended with this snapshot measured; of another file nothing is known.
+static cli_measured measured_find(const cli_opened *opened, const uint64_t totals[3]) {
+    cli_measured measured;
+    char own[CLI_PATH_BYTES];
+    cli_run_done(&opened->run, (int64_t)totals[0], &measured);
+    if (!cli_path(own, opened->run.path, "snapshot.safetensors", NULL)
+        || strcmp(own, opened->run.snapshot) != 0)
+        measured.psnr = NAN;
+    return measured;
 }
 
 static bool send_json(cli_output *out, const cli_opened *opened, const reading *r,
-                      const uint64_t totals[3], ad_message *error) {
+                      const uint64_t totals[3], const cli_measured *measured, ad_message *error) {
     char colour[48];
     const render_settings *s = render_model_settings(opened->model);
     const render_scene *scene = render_model_scene(opened->model);
@@ -66,7 +70,7 @@ static bool send_json(cli_output *out, const cli_opened *opened, const reading *
     render_json_integer(line, "steps", (int64_t)totals[0]);
     render_json_integer(line, "samples", (int64_t)totals[1]);
     render_json_integer(line, "rays", (int64_t)totals[2]);
-    render_json_number(line, "psnr", psnr_of(opened, totals));
+    render_json_number(line, "psnr", measured->psnr);
     render_json_integer(line, "horizon_steps", s->steps);
     render_json_number(line, "horizon_seconds", s->seconds);
     render_json_integer(line, "batch", s->batch);
@@ -93,7 +97,7 @@ static bool send_json(cli_output *out, const cli_opened *opened, const reading *
 }
 
 static void print(cli_output *out, const cli_opened *opened, const ad_safetensors *file,
-                  const reading *r, const uint64_t totals[3]) {
+                  const reading *r, const uint64_t totals[3], const cli_measured *measured) {
     char colour[48], data[CLI_PATH_BYTES];
     const render_settings *s = render_model_settings(opened->model);
     const render_scene *scene = render_model_scene(opened->model);
@@ -107,10 +111,9 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
     else
         cli_result(out, "trained     %" PRIu64 " steps, %.1f M samples, schedule of %g s",
                    totals[0], (double)totals[1] / 1e6, s->seconds);
-    double psnr = psnr_of(opened, totals);
-    if (isfinite(psnr))
-        cli_result(out, "measured    PSNR %.2f dB on the views held out, at the end of training",
-                   psnr);
+    if (isfinite(measured->psnr))
+        cli_result(out, "measured    PSNR %.2f dB on %.0f of %.0f views held out, at this step",
+                   measured->psnr, measured->views, measured->of);
     cli_result(out, "step        %" PRId64 " samples, at most %" PRId64 " rays, rate %g to %g",
                s->batch, s->rays, s->learning_rate, s->learning_rate_end);
     cli_result(out, "read        downscale %d, hold-out %d, tolerate %g %%", r->downscale,
@@ -147,8 +150,11 @@ int cli_info(const cli_options *options) {
              && ad_safetensors_open(&file, opened.run.snapshot, &error)
              && totals_read(&file, totals, &error)
              && reading_find(&r, &opened.run, &file, &error);
-    if (good && !options->value[CLI_JSON].given) print(&out, &opened, &file, &r, totals);
-    good = good && send_json(&out, &opened, &r, totals, &error);
+    if (good) {
+        cli_measured measured = measured_find(&opened, totals);
+        if (!options->value[CLI_JSON].given) print(&out, &opened, &file, &r, totals, &measured);
+        good = send_json(&out, &opened, &r, totals, &measured, &error);
+    }
     int status = good ? 0 : cli_failed(&out, &error);
     ad_safetensors_free(&file);
     cli_output_end(&out);

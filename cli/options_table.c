@@ -38,7 +38,7 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
         "a percentage from 0 to 100", "skip up to P % undecodable images (10)"},
     [CLI_BACKGROUND] = {"background", "white|black|random|R,G,B", CLI_KIND_COLOUR, TRAIN, 0, 0,
         NULL, "white, black, random or three numbers from 0 to 1",
-        "behind the scene (with alpha: random to train, white to measure)"},
+        "behind the scene (random to train; to measure white with alpha, black without)"},
     [CLI_BOX] = {"box", "X0,Y0,Z0,X1,Y1,Z1", CLI_KIND_BOX, TRAIN, 0, 0, NULL,
         "six numbers, each of the first three below its partner",
         "what to reconstruct (found from the cameras)"},
@@ -48,7 +48,7 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
         "a time such as 10s, or none",
         "time between pictures in RUN/preview, smaller where they are slow; none (10s)"},
     [CLI_RESUME] = {"resume", "", CLI_KIND_FLAG, TRAIN, 0, 0, NULL, "",
-        "go on with an unfinished run, to the end it was begun with"},
+        "go on with an unfinished run, to the end it was begun with or a longer --time"},
     [CLI_FORCE] = {"force", "", CLI_KIND_FLAG, TRAIN, 0, 0, NULL, "",
         "begin anew where a run exists, and lose it"},
     [CLI_ORBIT] = {"orbit", "N", INTEGER, CLI_RENDER, 1, 100000, NULL,
@@ -88,7 +88,7 @@ static const struct {
 } other_help[] = {
     {CLI_OUT, CLI_RENDER, "where the pictures go (RUN/render)"},
     {CLI_OUT, CLI_EVAL, "where each view and a map of its error go (nothing is written)"},
-    {CLI_LIMIT, CLI_EVAL, "measure the first N views; 0: all (all)"},
+    {CLI_LIMIT, CLI_EVAL, "measure the first N views (all)"},
 };
 
 static const struct {

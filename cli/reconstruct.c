@@ -168,7 +168,6 @@ static void say_scene(cli_training *t) {
     char colour[48];
     const render_scene *s = &t->scene;
     const render_dataset *d = &t->dataset;
-    bool random = t->settings.random_background && d->has_alpha;
     cli_note(&t->out, "%s: %d images of %d x %d, %d to train on, %d held out (%s)", t->data,
              d->count, d->width, d->height, d->train_count, d->held_out_count, d->split_rule);
     cli_note(&t->out, "box         %.4g,%.4g,%.4g,%.4g,%.4g,%.4g: %s", s->box_min[0],
@@ -176,7 +175,8 @@ static void say_scene(cli_training *t) {
              s->box_reason);
     cli_note(&t->out, "near        %.4g: %s", s->near_distance, s->near_reason);
     cli_note(&t->out, "background  %s%s: %s", cli_colour_text(colour, s->background),
-             random ? ", random while training" : "", s->background_reason);
+             t->settings.random_background ? ", random while training" : "",
+             s->background_reason);
     cli_note(&t->out, "field       %s, %lld parameters, preset %s, %s; seed %llu; %s",
              t->settings.field, (long long)render_model_parameters(t->model), t->settings.preset,
              t->settings.bf16 ? "bf16" : "f32", (unsigned long long)t->seed,
@@ -201,7 +201,7 @@ static bool send_start(cli_training *t, ad_message *error) {
     render_json_object_end(line);
     render_json_numbers(line, "box", box, 6);
     render_json_string(line, "background", cli_colour_text(colour, t->scene.background));
-    render_json_boolean(line, "random_background", t->settings.random_background && d->has_alpha);
+    render_json_boolean(line, "random_background", t->settings.random_background);
     render_json_number(line, "near", t->scene.near_distance);
     render_json_string(line, "device", ad_device_name(t->ctx));
     render_json_integer(line, "threads", ad_threads(t->ctx));

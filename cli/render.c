@@ -15,7 +15,7 @@ typedef struct views { // what is rendered
 
 /* ---- which views */
 
-enum { ORBIT_GAP = 90 }; // degrees of a circle without a camera that are worth a warning
+enum { ORBIT_GAP = 95 }; // degrees of a circle without a camera that are worth a warning
 
 static bool names_make(views *v, const char *prefix, ad_message *error) {
     v->names = calloc((size_t)v->count, sizeof *v->names);
@@ -65,8 +65,9 @@ static bool views_find(views *v, const cli_options *options, const cli_opened *o
                                render_model_scene(opened->model), &gap, error))
             return false;
         if (gap > ORBIT_GAP)
-            cli_warn(out, "no camera stood on %.0f of the circle's 360 degrees: views from there "
-                     "show what was never photographed; --camera FILE flies where you say", gap);
+            cli_warn(out, "no camera stood on a stretch of %.0f degrees of the circle: views from "
+                     "there may show what was never photographed; --camera FILE flies where you "
+                     "say", gap);
         return names_make(v, "orbit", error);
     }
     if (value[CLI_CAMERA].given) {

@@ -66,13 +66,16 @@ bool cli_run_check(cli_run *run, const char *path, cli_run_mode mode, ad_message
         return ad_fail(error, "%s: expected a folder for the run, found a file", path);
     if (mode == CLI_RUN_RESUME) {
         if (stat(run->snapshot, &found) == 0) return true;
-        return ad_fail(error, "%s: %s: there is nothing to resume", run->snapshot,
-                       strerror(errno));
+        return ad_fail(error, "%s: %s: there is nothing to resume; --force begins anew",
+                       run->snapshot, strerror(errno));
     }
     for (int i = 0; i < OWN_FILES && !used; i++) {
         if (!cli_path(name, path, own_files[i], error)) return false;
         used = stat(name, &found) == 0;
     }
+    if (used && mode == CLI_RUN_NEW && stat(run->snapshot, &found) != 0)
+        return ad_fail(error, "%s: there are files of a run without a snapshot: --force removes "
+                       "them and begins anew, --out names another folder", path);
     if (used && mode == CLI_RUN_NEW)
         return ad_fail(error, "%s: there is a run already: --resume goes on with it, --force "
                        "begins anew, --out names another folder", path);
@@ -157,6 +160,11 @@ static bool is_event(const char *line, const char *event) {
     return render_json_get_string(line, "event", found, sizeof found) && strcmp(found, event) == 0;
 }
 
+static double number_of(const char *line, const char *name) {
+    double value;
+    return render_json_get_number(line, name, &value) ? value : NAN;
+}
+
 bool cli_run_data(const cli_run *run, char folder[CLI_PATH_BYTES], ad_message *error) {
     char name[CLI_PATH_BYTES], found[CLI_PATH_BYTES], *line = NULL;
     size_t capacity = 0;
@@ -171,17 +179,22 @@ bool cli_run_data(const cli_run *run, char folder[CLI_PATH_BYTES], ad_message *e
     return *folder || ad_fail(error, "%s: it does not say where the run's images are", name);
 }
 
-bool cli_run_done(const cli_run *run, int64_t step, double *psnr) {
+bool cli_run_done(const cli_run *run, int64_t step, cli_measured *measured) {
     char name[CLI_PATH_BYTES], *line = NULL;
     size_t capacity = 0;
-    double steps;
+    double steps, views = 0, of = 0;
     bool found = false;
-    *psnr = NAN;
+    *measured = (cli_measured){.psnr = NAN};
     FILE *file = cli_path(name, run->path, "metrics.jsonl", NULL) ? fopen(name, "r") : NULL;
     while (file && next_line(file, &line, &capacity)) {
+        if (is_event(line, "eval")) {
+            render_json_get_number(line, "images", &views);
+            render_json_get_number(line, "split_images", &of);
+        }
         if (!is_event(line, "done") || !render_json_get_number(line, "steps", &steps)) continue;
         found = steps == (double)step;
-        if (!found || !render_json_get_number(line, "psnr", psnr)) *psnr = NAN;
+        *measured = (cli_measured){.psnr = found ? number_of(line, "psnr") : NAN, .views = views,
+                                   .of = of};
     }
     if (file) fclose(file);
     free(line);
@@ -208,11 +221,6 @@ static bool grow(double **values, size_t count) {
     double *more = realloc(*values, (count ? 2 * count : 1) * sizeof *more);
     if (more) *values = more;
     return more != NULL;
-}
-
-static double number_of(const char *line, const char *name) {
-    double value;
-    return render_json_get_number(line, name, &value) ? value : NAN;
 }
 
 static void curve_add(cli_curves *c, const char *line) {

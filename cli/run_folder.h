@@ -29,8 +29,12 @@ bool cli_folder_make(const char *path, ad_message *error); // with the folders a
 
 /* The folder of the run's images, as its metrics tell. */
 bool cli_run_data(const cli_run *run, char folder[CLI_PATH_BYTES], ad_message *error);
-/* True where a call has ended at this step; psnr: what it measured, NaN if nothing. */
-bool cli_run_done(const cli_run *run, int64_t step, double *psnr);
+/* What a call measured of the views held out, and on how many of them; psnr: NaN if nothing. */
+typedef struct cli_measured {
+    double psnr, views, of;
+} cli_measured;
+/* True where the last call that has ended did so at this step. */
+bool cli_run_done(const cli_run *run, int64_t step, cli_measured *measured);
 /* How the run's images were read, as its snapshot tells. */
 bool cli_run_dataset_options(const cli_run *run, render_dataset_options *options,
                              ad_message *error);

@@ -12,6 +12,7 @@
 #include "render/load.h"
 
 #include <cjson/cJSON.h>
+#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,8 +35,7 @@ static void excerpt(char text[FOUND_MAX], const char *line, const char *at, cons
         if (*at == '\n' || *at == '\r') break;
         text[used++] = *at >= ' ' && *at <= '~' ? *at : '?';
     }
-    snprintf(text + used, FOUND_MAX - (size_t)used, "\"%s",
-             at == end ? " at the end of the file" : "");
+    text[used++] = '"', text[used] = 0;
 }
 
 /* Brackets outside strings may be nested NESTING_MAX deep; cJSON recurses once for each. */
@@ -67,12 +67,26 @@ static cJSON *parse_json(const char *path, const char *bytes, size_t size, ad_me
     if (!root) {
         /* cJSON does not tell bad text from a failed allocation; the position does not hurt. */
         if (!end || end < bytes || end > bytes + size) end = bytes;
+        // It points behind the first character of what should have been a string.
+        if (end > bytes && end < bytes + size && (isalpha((unsigned char)end[-1])
+                                                  || strchr("_'\"", end[-1]))) end--;
         const char *line = end;
         while (line > bytes && line[-1] != '\n') line--;
         char found[FOUND_MAX];
         excerpt(found, line, end, bytes + size);
-        ad_fail(error, "%s:%d:%d: expected JSON, found something else near %s (or memory is out)",
-                path, line_of(bytes, end), (int)(end - line) + 1, found);
+        const char *rest = end;
+        while (rest < bytes + size && isspace((unsigned char)*rest)) rest++;
+        bool over = bytes + size - rest <= 1;
+        ad_fail(error, "%s:%d:%d: expected JSON, found something else near %s%s (or memory is out)",
+                path, line_of(bytes, end), (int)(end - line) + 1, found,
+                over ? " at the end of the file" : "");
+        return NULL;
+    }
+    while (end < bytes + size && (isspace((unsigned char)*end) || !*end)) end++;
+    if (end < bytes + size) {
+        ad_fail(error, "%s:%d: expected the end of the file after the JSON, found more", path,
+                line_of(bytes, end));
+        cJSON_Delete(root), root = NULL;
     } else if (!cJSON_IsObject(root)) {
         ad_fail(error, "%s: expected a JSON object with \"frames\", found another value", path);
         cJSON_Delete(root), root = NULL;

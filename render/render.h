@@ -400,7 +400,7 @@ typedef struct render_settings {        // 0 or NULL: the default of the preset
     double learning_rate, learning_rate_end;
     double opacity_loss, distortion_loss; // weights
     bool squared_loss;                  // L2 instead of Huber
-    bool random_background;             // while training, where images have alpha
+    bool random_background;             // while training: what a picture shows must be there
     int64_t steps;                      // the schedule's horizon; 0: by time
     double seconds;                     // the schedule's horizon where steps is 0
 } render_settings;

@@ -117,7 +117,7 @@ static void train_step(render_trainer *t) {
 
     // Rays past the count that was traced whole have no say.
     ad_tensor whole = traced.rays.slot ? traced.rays : t->live;
-    ad_tensor background = t->random_background
+    ad_tensor background = s->random_background
         ? ad_uniform(ctx, AD_F32, AD_SHAPE(rays, 3), 0, 1)
         : ad_from(ctx, AD_F32, AD_SHAPE(1, 3), model->scene.background);
     ad_tensor loss = compare(t, &traced.pixels, picture, background, whole, &squares);
@@ -281,7 +281,6 @@ render_trainer *render_trainer_open(render_model *model, render_dataset *dataset
         return NULL;
     }
     t->ctx = ctx, t->model = model;
-    t->random_background = model->settings.random_background && dataset->has_alpha;
     if (!upload(t, dataset, error)) {
         render_trainer_close(t);
         return NULL;

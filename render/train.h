@@ -12,7 +12,6 @@ struct render_trainer {
     ad_tensor sums, counts;    // since the last collection: loss, squares, steps; samples, rays
     ad_optimizer *grid_adam, *net_adam;
     ad_program *program;       // one step, after the first
-    bool random_background;
     int64_t step;
     double sum[3];             // collected, not yet read
     uint64_t samples, rays;

@@ -31,8 +31,9 @@ bool fixture_exists(const fixture_folder *folder, const char *name);
 /* All of a file, and a zero behind it; free(). */
 uint8_t *fixture_read(const char *path, size_t *size);
 
-/* The k-th allocation of this thread fails from now on, counted from 0 (and only that one). */
 bool fixture_reduced(void); /* ADJOINT_TEST_SIZE=reduced: under sanitizers, or on one thread */
+
+/* The k-th allocation of this thread fails from now on, counted from 0 (and only that one). */
 bool failing_memory_available(void); /* false under AddressSanitizer, which brings its own malloc */
 void failing_memory_begin(long k);
 /* Ends it; true if an allocation did fail. */

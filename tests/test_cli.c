@@ -198,7 +198,7 @@ Test(cli, a_run_from_images_to_views) {
     expect("info scene.adjoint", 0, NULL);
     char *text = words_of("out");
     cr_expect(strstr(text, "grid.table") && strstr(text, "4 of 4 steps")
-              && strstr(text, "measured    PSNR "));
+              && strstr(text, "measured    PSNR ") && strstr(text, " on 2 of 2 views held out"));
     free(text);
 
     expect("render scene.adjoint --size 9x7 --what color,depth,normal,opacity", 0, NULL);
@@ -210,7 +210,7 @@ Test(cli, a_run_from_images_to_views) {
     cr_assert_eq(stat(fixture_path(&folder, "scene.adjoint/render/v_7.depth.npy"), &found), 0);
     cr_expect_eq(found.st_size % 64, 9 * 7 * 4 % 64, "%lld", (long long)found.st_size);
     expect("render scene.adjoint/snapshot.safetensors --orbit 2 --size 6x6 --out o", 0,
-           "no camera stood on 154 of the circle's 360 degrees");
+           "no camera stood on a stretch of 154 degrees");
     cr_expect(exists("o/orbit_0000.png") && exists("o/orbit_0001.png"));
     cr_expect(!exists("o/orbit_0002.png"));
     expect("render scene.adjoint --camera scene/transforms_test.json --size 6x6 --out c", 0, NULL);
@@ -238,6 +238,47 @@ Test(cli, orbit_stands_where_the_cameras_stood) {
         cr_expect(cameras[i].width == SIDE && cameras[i].height == SIDE);
     }
     free(cameras);
+}
+
+// The scene's training cameras at these degrees of the circle.
+static void cameras_stand_at(const int *degrees, int count) {
+    char text[4096];
+    int used = snprintf(text, sizeof text, "{\"camera_angle_x\": 0.7, \"frames\": [");
+    for (int i = 0; i < count; i++) {
+        double a = degrees[i] / 57.29577951308232, c = cos(a), s = sin(a);
+        used += snprintf(text + used, sizeof text - (size_t)used,
+                         "%s{\"file_path\": \"v_%d\", \"transform_matrix\": [[%.9f,0,%.9f,%.9f],"
+                         "[%.9f,0,%.9f,%.9f],[0,1,0,0],[0,0,0,1]]}", i ? "," : "", i, -s, c, 4 * c,
+                         c, s, 4 * s);
+    }
+    snprintf(text + used, sizeof text - (size_t)used, "]}");
+    fixture_text(&folder, "scene/transforms_train.json", text);
+}
+
+// The gap may lie across the end of the sorted angles; where there is none, nothing is said.
+Test(cli, an_orbit_over_unseen_sides_warns) {
+    static const int front[3] = {0, 60, -60}, around[5] = {0, 72, 144, 216, 288};
+    cameras_stand_at(front, 3);
+    expect("reconstruct " SMALL "--steps 1 --limit 0 --out run", 0, NULL);
+    expect("render run --orbit 1 --size 4x4", 0, "a stretch of 240 degrees");
+    cameras_stand_at(around, 5);
+    expect("reconstruct " SMALL "--steps 1 --limit 0 --out run --force", 0, NULL);
+    expect("render run --orbit 1 --size 4x4", 0, NULL);
+    char *text = words_of("err");
+    cr_expect_null(strstr(text, "no camera stood"), "%s", text);
+    free(text);
+}
+
+Test(cli, help_says_what_an_option_means_in_a_command) {
+    expect("help eval", 0, NULL);
+    char *text = words_of("out");
+    cr_expect(strstr(text, "measure the first N views (all)")
+              && strstr(text, "a map of its error"));
+    free(text);
+    expect("help render", 0, NULL);
+    text = words_of("out");
+    cr_expect(strstr(text, "(RUN/render)") && !strstr(text, "run folder ("));
+    free(text);
 }
 
 /* ---- resuming */

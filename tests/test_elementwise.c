@@ -110,6 +110,11 @@ Test(elementwise, binary_values) {
                              binary_cases[c].name, a[i], b[i], y[i]);
         }
     }
+    const double none[1] = {0}, steep[1] = {INFINITY};
+    ad_tensor zero = ad_from(ctx, AD_F64, AD_SHAPE(1), none);
+    ad_tensor slope = ad_from(ctx, AD_F64, AD_SHAPE(1), steep);
+    cr_assert(ad_read(ctx, ad_chain_mul(ctx, zero, slope), y, 8) && y[0] == 0);
+    cr_assert(ad_read(ctx, ad_chain_div(ctx, zero, zero), y, 8) && y[0] == 0);
     ad_tensor left = ad_from(ctx, AD_I32, AD_SHAPE(2), m);
     ad_tensor right = ad_from(ctx, AD_I32, AD_SHAPE(2), n);
     cr_assert(ad_read(ctx, ad_bit_and(ctx, left, right), bits, sizeof bits));

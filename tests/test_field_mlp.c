@@ -168,7 +168,7 @@ Test(field_mlp, learns_one_view) {
     uint8_t bytes[SIDE * SIDE * 3], target[SIDE * SIDE * 3];
     ad_context *ctx = ad_open(&(ad_options){.seed = 1, .threads = 2});
     render_progress progress;
-    const int steps = fixture_reduced() ? STEPS / 10 : STEPS; // too few to have learned much
+    const int steps = fixture_reduced() ? STEPS / 10 : STEPS; // enough to see that it learns
     render_model *model = train(ctx, steps, &camera, &progress);
     cr_expect(progress.rays == (uint64_t)steps * 48 && progress.samples > 0
               && isfinite(progress.loss));
@@ -182,7 +182,7 @@ Test(field_mlp, learns_one_view) {
     render_image_free(&image);
     render_round_u8(bytes, colour, sizeof bytes);
     double psnr = render_psnr(bytes, target, sizeof bytes);
-    cr_expect(psnr > (steps < STEPS ? 8 : 25), "%.2f dB after %d steps", psnr, steps);
+    cr_expect(psnr > (steps < STEPS ? 15 : 25), "%.2f dB after %d steps", psnr, steps);
     int middle = SIDE / 2 * SIDE + SIDE / 2;
     cr_expect(steps < STEPS
               || (opacity[middle] > 0.8f && depth[middle] > 1.9f && depth[middle] < 4.1f));

@@ -145,6 +145,28 @@ Test(trainer, random_backgrounds) {
     stop(&t);
 }
 
+// A black picture over black leaves the field as it is; over random colours it must become solid.
+Test(trainer, black_pictures_become_solid) {
+    static const float black[3] = {0, 0, 0};
+    double opacity[2];
+    for (int random = 0; random < 2; random++) {
+        float seen[PIXELS];
+        render_settings settings = small;
+        settings.random_background = random;
+        training t = start(&settings, 3, (uint8_t[4]){0, 0, 0, 255}, black);
+        train(&t, 60);
+        ad_message error = {{0}};
+        render_camera camera = camera_at(3);
+        render_view view = {.opacity = seen};
+        cr_assert(render_model_view(t.model, &camera, black, &view, &error), "%s", error.text);
+        opacity[random] = 0;
+        for (int i = 0; i < PIXELS; i++) opacity[random] += seen[i] / PIXELS;
+        stop(&t);
+    }
+    cr_expect(opacity[1] > 0.97 && opacity[0] < 0.9, "over black %.3f, over random colours %.3f",
+              opacity[0], opacity[1]);
+}
+
 /* ---- the terms beside it */
 
 // Mean of -o log o of a view, what the opacity loss counts; 0 where all is clear or solid.

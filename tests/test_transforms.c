@@ -35,8 +35,9 @@ Test(transforms, text_that_is_no_json) {
     refuse("{\"frames\": [1,", ":1:14: expected JSON");
     refuse("{\"frames\": [1,", "near \"\"frames\": [1,\" at the end of the file");
     refuse("{\n  frames: \"0123456789012345678901234567890123456789\"}",
-           "t.json:2:4: expected JSON, found something else near "
+           "t.json:2:3: expected JSON, found something else near "
            "\"  frames: \"0123456789012345678901234\" (or");
+    refuse("{\"frames\": []}\n garbage", "t.json:2: expected the end of the file");
     refuse("[1, 2]", "expected a JSON object");
     refuse("{\"camera_angle_x\": NaN, \"frames\": []}", ":1:20: expected JSON");
     refuse("{}", "expected a list \"frames\"");
