@@ -201,6 +201,19 @@ Test(cli, a_run_from_images_to_views) {
               && strstr(text, "measured    PSNR ") && strstr(text, " on 2 of 2 views held out"));
     free(text);
 
+    // Of a snapshot that is not the run's own nothing was measured.
+    expect("info scene.adjoint --json", 0, NULL);
+    text = words_of("out");
+    cr_expect(strstr(text, "\"psnr\":") && !strstr(text, "\"psnr\":null"), "%s", text);
+    free(text);
+    char own[CLI_PATH_BYTES];
+    snprintf(own, sizeof own, "%s", fixture_path(&folder, "scene.adjoint/snapshot.safetensors"));
+    cr_assert_eq(link(own, fixture_path(&folder, "scene.adjoint/old.safetensors")), 0);
+    expect("info scene.adjoint/old.safetensors --json", 0, NULL);
+    text = words_of("out");
+    cr_expect(strstr(text, "\"psnr\":null"), "%s", text);
+    free(text);
+
     expect("render scene.adjoint --size 9x7 --what color,depth,normal,opacity", 0, NULL);
     cr_expect(exists("scene.adjoint/render/v_6.png")
               && exists("scene.adjoint/render/v_7.depth.png")
@@ -390,7 +403,7 @@ Test(cli, what_cannot_be_written) {
     expect("reconstruct " SMALL "--steps 2 --out /proc/none/run", 1, "/proc/none");
     expect("reconstruct nowhere", 1, "nowhere");
     expect("info scene", 1, "expected a run");
-    expect("info scene/v_0.png", 1, "v_0.png");
+    expect("info scene/v_0.png", 1, "v_0.png: expected a safetensors file, found another kind");
     fixture_text(&folder, "bad/snapshot.safetensors", "\2\0\0\0\0\0\0\0{}");
     expect("info bad", 1, "safetensors");
     expect("render bad --orbit 2", 1, "safetensors");
