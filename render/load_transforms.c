@@ -69,7 +69,7 @@ static cJSON *parse_json(const char *path, const char *bytes, size_t size, ad_me
         if (!end || end < bytes || end > bytes + size) end = bytes;
         // It points behind the first character of what should have been a string.
         if (end > bytes && end < bytes + size && (isalpha((unsigned char)end[-1])
-                                                  || strchr("_'\"", end[-1]))) end--;
+                                                  || memchr("_'\"", end[-1], 3))) end--;
         const char *line = end;
         while (line > bytes && line[-1] != '\n') line--;
         char found[FOUND_MAX];

@@ -75,11 +75,12 @@ void command_expect(const command_place *place, const char *line, int status, co
 
 /* ---- a scene */
 
-static void scene_text(const fixture_folder *folder, const char *name, int first, int count) {
+void command_cameras(const fixture_folder *folder, const char *name, int first, int count,
+                     const double *degrees) {
     char text[4096];
     int used = snprintf(text, sizeof text, "{\"camera_angle_x\": 0.7, \"frames\": [");
     for (int i = first; i < first + count; i++) {
-        double a = i * 0.9, c = cos(a), s = sin(a); // looks at the middle from a circle of 4
+        double a = degrees ? degrees[i] / 57.29577951308232 : i * 0.9, c = cos(a), s = sin(a);
         used += snprintf(text + used, sizeof text - (size_t)used,
                          "%s{\"file_path\": \"v_%d\", \"transform_matrix\": [[%.9f,0,%.9f,%.9f],"
                          "[%.9f,0,%.9f,%.9f],[0,1,0,0],[0,0,0,1]]}", i > first ? "," : "", i, -s, c,
@@ -102,7 +103,7 @@ void command_scene(fixture_folder *folder) {
         snprintf(name, sizeof name, "scene/v_%d.png", i);
         fixture_png(folder, name, pixels, SIDE, SIDE, 4);
     }
-    scene_text(folder, "scene/transforms_train.json", 0, 5);
-    scene_text(folder, "scene/transforms_val.json", 5, 1);
-    scene_text(folder, "scene/transforms_test.json", 6, 2);
+    command_cameras(folder, "scene/transforms_train.json", 0, 5, NULL);
+    command_cameras(folder, "scene/transforms_val.json", 5, 1, NULL);
+    command_cameras(folder, "scene/transforms_test.json", 6, 2, NULL);
 }

@@ -29,5 +29,9 @@ void command_expect(const command_place *place, const char *line, int status, co
 /* A fresh folder with a folder "scene" in it: eight pictures of a disc, 5 train, 1 val, 2 test. */
 enum { COMMAND_SCENE_SIDE = 12 };
 void command_scene(fixture_folder *folder);
+/* A transforms file of the pictures v_FIRST and so on, each of which looks at the middle from a
+   circle of radius 4, at these degrees; NULL: as command_scene has it, 0.9 radians apart. */
+void command_cameras(const fixture_folder *folder, const char *name, int first, int count,
+                     const double *degrees);
 
 #endif

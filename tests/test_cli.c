@@ -253,33 +253,41 @@ Test(cli, orbit_stands_where_the_cameras_stood) {
     free(cameras);
 }
 
-// The scene's training cameras at these degrees of the circle.
-static void cameras_stand_at(const int *degrees, int count) {
-    char text[4096];
-    int used = snprintf(text, sizeof text, "{\"camera_angle_x\": 0.7, \"frames\": [");
-    for (int i = 0; i < count; i++) {
-        double a = degrees[i] / 57.29577951308232, c = cos(a), s = sin(a);
-        used += snprintf(text + used, sizeof text - (size_t)used,
-                         "%s{\"file_path\": \"v_%d\", \"transform_matrix\": [[%.9f,0,%.9f,%.9f],"
-                         "[%.9f,0,%.9f,%.9f],[0,1,0,0],[0,0,0,1]]}", i ? "," : "", i, -s, c, 4 * c,
-                         c, s, 4 * s);
-    }
-    snprintf(text + used, sizeof text - (size_t)used, "]}");
-    fixture_text(&folder, "scene/transforms_train.json", text);
-}
-
 // The gap may lie across the end of the sorted angles; where there is none, nothing is said.
 Test(cli, an_orbit_over_unseen_sides_warns) {
-    static const int front[3] = {0, 60, -60}, around[5] = {0, 72, 144, 216, 288};
-    cameras_stand_at(front, 3);
+    static const double front[3] = {0, 60, -60}, around[5] = {0, 72, 144, 216, 288};
+    command_cameras(&folder, "scene/transforms_train.json", 0, 3, front);
     expect("reconstruct " SMALL "--steps 1 --limit 0 --out run", 0, NULL);
     expect("render run --orbit 1 --size 4x4", 0, "a stretch of 240 degrees");
-    cameras_stand_at(around, 5);
+    command_cameras(&folder, "scene/transforms_train.json", 0, 5, around);
     expect("reconstruct " SMALL "--steps 1 --limit 0 --out run --force", 0, NULL);
     expect("render run --orbit 1 --size 4x4", 0, NULL);
     char *text = words_of("err");
     cr_expect_null(strstr(text, "no camera stood"), "%s", text);
     free(text);
+}
+
+// What was measured at another step is not this snapshot's.
+Test(cli, info_knows_the_step_of_a_figure) {
+    expect("reconstruct " SMALL "--steps 1 --limit 1 --out run", 0, NULL);
+    expect("info run", 0, NULL);
+    char *text = words_of("out");
+    cr_expect(strstr(text, " on 1 of 2 views held out"), "%s", text);
+    free(text);
+    fixture_text(&folder, "run/metrics.jsonl", "{\"event\":\"done\",\"steps\":2,\"psnr\":50}\n");
+    expect("info run --json", 0, NULL);
+    text = words_of("out");
+    cr_expect(strstr(text, "\"psnr\":null"), "%s", text);
+    free(text);
+}
+
+// What a run leaves that failed before its first snapshot.
+Test(cli, files_without_a_snapshot_are_begun_anew) {
+    fixture_text(&folder, "run/metrics.jsonl", "");
+    expect("reconstruct " SMALL "--steps 1 --out run", 1, "without a snapshot: --force");
+    expect("reconstruct " SMALL "--steps 1 --out run --resume", 1, "--force begins anew");
+    expect("reconstruct " SMALL "--steps 1 --limit 0 --out run --force", 0, NULL);
+    cr_expect(exists("run/snapshot.safetensors"));
 }
 
 Test(cli, help_says_what_an_option_means_in_a_command) {

@@ -40,7 +40,8 @@ static training start(const render_settings *settings, double z, const uint8_t r
     image.pixels = malloc(PIXELS * 4);
     for (int i = 0; i < PIXELS; i++) memcpy(image.pixels + 4 * i, rgba, 4);
     render_frame frame = {.camera = camera_at(z), .image = image, .split = RENDER_TRAIN};
-    render_dataset dataset = {.frames = &frame, .count = 1, .train_count = 1, .has_alpha = true};
+    render_dataset dataset = {.frames = &frame, .count = 1, .train_count = 1,
+                              .has_alpha = rgba[3] < 255};
     t.ctx = ad_open(&(ad_options){.seed = 3, .threads = 2});
     t.model = render_model_open(t.ctx, settings, &scene, 1, &error);
     cr_assert_not_null(t.model, "%s", error.text);

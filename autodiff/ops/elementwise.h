@@ -2,9 +2,9 @@
  *
  * An operation of the family is a row of facts: a kernel body for each type (in f32 a second one
  * for results that go past the caches), one derivative rule per operand, and what the test harness
- * may feed it. Everything else (broadcasting, the strided
- * walk, both derivative modes, cost, samples) is the same for all and lives in
- * elementwise_family.c. The rows are made from the lines of elementwise.def. */
+ * may feed it. Everything else (broadcasting, the strided walk, both derivative modes, cost,
+ * samples) is the same for all and lives in elementwise_family.c. The rows are made from the lines
+ * of elementwise.def. */
 #ifndef ADJOINT_OPS_ELEMENTWISE_H
 #define ADJOINT_OPS_ELEMENTWISE_H
 
