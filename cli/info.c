@@ -105,13 +105,12 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
     if (cli_run_data(&opened->run, data, NULL)) cli_result(out, "images      %s", data);
     cli_result(out, "field       %s, %" PRId64 " parameters, preset %s, %s", s->field,
                render_model_parameters(opened->model), s->preset, s->bf16 ? "bf16" : "f32");
-    int digits = totals[1] < 1000000 ? 3 : 1;
     if (s->steps)
-        cli_result(out, "trained     %" PRIu64 " of %" PRId64 " steps, %.*f M samples", totals[0],
-                   s->steps, digits, (double)totals[1] / 1e6);
+        cli_result(out, "trained     %" PRIu64 " of %" PRId64 " steps, %.1f M samples", totals[0],
+                   s->steps, (double)totals[1] / 1e6);
     else
-        cli_result(out, "trained     %" PRIu64 " steps, %.*f M samples, schedule of %g s",
-                   totals[0], digits, (double)totals[1] / 1e6, s->seconds);
+        cli_result(out, "trained     %" PRIu64 " steps, %.1f M samples, schedule of %g s",
+                   totals[0], (double)totals[1] / 1e6, s->seconds);
     if (isfinite(measured->psnr))
         cli_result(out, "measured    PSNR %.2f dB on %.0f of %.0f views held out, at this step",
                    measured->psnr, measured->views, measured->of);

@@ -20,9 +20,8 @@ enum { PIECES = 3 };
 static const struct { double share; int halves; } pieces[PIECES] = {
     {3, 3}, {8, 1}, {0, 1}}; // the last one ends with the ray
 
-// Where so much light is left a ray ends: samples behind it carry no weight. While training it ends
-// sooner: what is lost is less than a level of 8 bits, and as many samples serve more rays.
-static const double stop_of_views = 1e-4, stop_of_training = 3e-3;
+// Samples behind this carry no weight: rays end there.
+static const double stop_transmittance = 1e-4;
 
 static bool hash_open(render_model *model, ad_message *error) {
     ad_context *ctx = model->ctx;
@@ -80,7 +79,7 @@ static render_march_options marching(const render_model *model, int64_t capacity
 
 // Samples with their features (n, levels features) to pixels.
 static void shade(render_model *model, ad_tensor directions, ad_tensor features,
-                  const render_samples *at, double stop, render_traced *traced) {
+                  const render_samples *at, render_traced *traced) {
     ad_context *ctx = model->ctx;
     const ad_tensor *p = model->parameters;
     ad_mlp_options options = {.bf16 = model->settings.bf16};
@@ -89,8 +88,8 @@ static void shade(render_model *model, ad_tensor directions, ad_tensor features,
     ad_tensor sigma, input;
     render_density_beside(ctx, h, harmonics, at->offsets, &sigma, &input); // (n), (n, 32)
     ad_tensor raw = ad_mlp(ctx, input, 3, &p[COLOUR_1], NULL, at->count, &options);
-    render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at->t, at->delta, at->offsets, stop,
-                     &traced->pixels);
+    render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at->t, at->delta, at->offsets,
+                     stop_transmittance, &traced->pixels);
     traced->rays = at->rays, traced->count = at->count, traced->samples = *at;
 }
 
@@ -117,13 +116,12 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
     ad_context *ctx = model->ctx;
     const render_settings *s = &model->settings;
     render_march_options march = marching(model, capacity);
-    const double stop = training ? stop_of_training : stop_of_views;
-    render_cull_options cull = {.stop = stop, .capacity = capacity};
+    render_cull_options cull = {.stop = stop_transmittance, .capacity = capacity};
     render_piece piece[PIECES];
     render_samples at;
     ad_tensor known[PIECES], rows;
     uint32_t draw = 0;
-    march.jitter = training, march.draw = &draw, march.stop = stop;
+    march.jitter = training, march.draw = &draw, march.stop = stop_transmittance;
     // Densities alone say how far light gets; only what it reaches is worth the rest.
     ad_no_grad_begin(ctx);
     for (int i = 0; i < PIECES; i++) {
@@ -138,7 +136,7 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
     ad_tensor points = render_points(ctx, origins, directions, at.t, at.offsets);
     ad_tensor features = render_hash_grid_known(ctx, points, model->parameters[TABLE], at.count,
                                                 PIECES, known, rows, &s->grid);
-    shade(model, directions, features, &at, stop, traced);
+    shade(model, directions, features, &at, traced);
     traced->points = points, traced->features = features;
     if (!training || s->distortion_loss <= 0) return;
     ad_tensor spread = render_distortion(ctx, traced->pixels.weight, at.t, at.delta, at.offsets);
@@ -157,7 +155,7 @@ static void hash_look(render_model *model, ad_tensor origins, ad_tensor directio
     render_march(model->ctx, origins, directions, model->states[OCCUPANCY_BITS], (ad_tensor){0},
                  &march, &at);
     ad_tensor points = render_points(model->ctx, origins, directions, at.t, at.offsets);
-    shade(model, directions, features_of(model, points, at.count), &at, stop_of_views, traced);
+    shade(model, directions, features_of(model, points, at.count), &at, traced);
 }
 
 // Asks the field for the density in some cells and updates the grid with the answers.
@@ -191,6 +189,6 @@ static void hash_update(render_model *model, int64_t step) {
     }
 }
 
-const render_field render_field_hash = {.name = "hash", .growth = 2, .open = hash_open,
-                                        .trace = hash_trace, .look = hash_look,
-                                        .density = hash_density, .update = hash_update};
+const render_field render_field_hash = {.name = "hash", .open = hash_open, .trace = hash_trace,
+                                        .look = hash_look, .density = hash_density,
+                                        .update = hash_update};

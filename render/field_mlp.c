@@ -211,5 +211,5 @@ static void mlp_trace(render_model *model, ad_tensor origins, ad_tensor directio
     }
 }
 
-const render_field render_field_mlp = {.name = "mlp", .growth = 1, .open = mlp_open,
-                                       .trace = mlp_trace, .density = mlp_density};
+const render_field render_field_mlp = {.name = "mlp", .open = mlp_open, .trace = mlp_trace,
+                                       .density = mlp_density};

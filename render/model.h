@@ -21,7 +21,6 @@ typedef struct render_traced {
 
 typedef struct render_field {
     const char *name;
-    int growth; // late in the schedule steps have so many times the samples, rays and rate
     bool (*open)(render_model *model, ad_message *error);
     // Rays in the unit cube. training: jitter and losses; capacity: most samples. For views, where
     // there is no look: at least one ray whole.

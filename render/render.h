@@ -394,9 +394,8 @@ typedef struct render_settings {        // 0 or NULL: the default of the preset
     bool bf16;                          // products of bf16 operands in the networks
     render_grid_options grid;
     int width;                          // of the networks' hidden layers
-    int64_t batch;                      // samples of an optimiser step,
-    int64_t rays;                       // most rays of a step: of the hash field both, and the
-                                        // rate, are doubled for the schedule's last two fifths
+    int64_t batch;                      // samples of an optimiser step
+    int64_t rays;                       // most rays of a step
     int march_steps;                    // across the box's diagonal
     double learning_rate, learning_rate_end;
     double opacity_loss, distortion_loss; // weights

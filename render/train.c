@@ -3,8 +3,8 @@
  * A step is: draw random pixels, cast their rays, trace them through the field, compare with the
  * pictures over a background, walk back, let Adam write the parameters, and from time to time let
  * the field learn where space is empty. It is captured the first time and replayed from then on:
- * everything that changes (random step, size, learning rate) is a state on the device.
- * The number of rays follows the number of samples the last step found along them. */
+ * everything that changes (random step, ray count, learning rate) is a state on the device. The
+ * number of rays follows the number of samples the last step found along them. */
 #include "render/train.h"
 
 #include <math.h>
@@ -13,34 +13,33 @@
 
 /* ---- the next step's ray count: an operation that writes a state */
 
+typedef struct adapt_attributes {
+    int64_t capacity, rays_max;
+} adapt_attributes;
+
 static void adapt_infer(ad_infer *call) { (void)call; }
 
-// live (state), samples, rays traced whole, size (2), the most samples and rays: aim at 95 % of the
-// samples, half-way each step.
+// live (state), samples, rays traced whole: aim at 95 % of the capacity, half-way each step.
 static void adapt_cpu(const ad_launch *launch) {
+    const adapt_attributes *a = launch->attributes;
     uint32_t *live = launch->input[0].data;
     int64_t samples = *(const uint32_t *)launch->input[1].data;
     int64_t rays = *(const uint32_t *)launch->input[2].data;
     if (rays < 1) rays = 1;
     if (samples < 1) samples = 1;
-    const uint32_t *most = launch->input[3].data;
-    int64_t goal = (int64_t)most[0] * 95 / 100 * rays / samples;
+    int64_t goal = a->capacity * 95 / 100 * rays / samples;
     int64_t next = (*live + goal) / 2;
     if (next > 4 * (int64_t)*live) next = 4 * (int64_t)*live;
-    if (next < 64) next = 64;
-    *live = next < most[1] ? (uint32_t)next : most[1];
+    if (next > a->rays_max) next = a->rays_max;
+    *live = next < 64 ? 64 : (uint32_t)next;
 }
 
 static const ad_op op_adapt = {
-    .name = "adapt_rays", .inputs_min = 4, .inputs_max = 4, .writes = 1,
-    .flags = AD_OP_NO_GRADIENT | AD_OP_STATEFUL, .infer = adapt_infer, .cpu = adapt_cpu};
+    .name = "adapt_rays", .inputs_min = 3, .inputs_max = 3, .writes = 1,
+    .flags = AD_OP_NO_GRADIENT | AD_OP_STATEFUL, .attribute_bytes = sizeof(adapt_attributes),
+    .infer = adapt_infer, .cpu = adapt_cpu};
 
 /* ---- one step on the tape */
-
-// Steps grow at this share of the schedule, and the rate grows with them. Small steps are more of
-// them, which is what counts at first; large ones cost less a sample, and late gradients are mostly
-// noise (Smith and others 2018, "Don't decay the learning rate, increase the batch size").
-static const double growth_at = 0.6;
 
 // Errors up to here count as squares, larger ones linearly.
 static const double huber_delta = 0.1;
@@ -107,14 +106,14 @@ static void train_step(render_trainer *t) {
     ad_context *ctx = t->ctx;
     render_model *model = t->model;
     const render_settings *s = &model->settings;
-    int64_t rays = s->rays * model->field->growth, samples = s->batch * model->field->growth;
+    int64_t rays = s->rays;
     ad_tensor origins, directions, squares;
     render_traced traced = {0};
     ad_scope_begin(ctx, "step");
     ad_tensor ids = render_sample_pixels(ctx, t->starts, t->allowed, t->live, rays);
     ad_tensor picture = render_fetch_pixels(ctx, t->pixels, t->starts, ids); // (rays, 4)
     render_camera_rays(ctx, t->cameras, (ad_tensor){0}, ids, &origins, &directions);
-    model->field->trace(model, origins, directions, t->live, samples, true, &traced);
+    model->field->trace(model, origins, directions, t->live, s->batch, true, &traced);
 
     // Rays past the count that was traced whole have no say.
     ad_tensor whole = traced.rays.slot ? traced.rays : t->live;
@@ -139,8 +138,9 @@ static void train_step(render_trainer *t) {
 
     ad_no_grad_begin(ctx);
     if (traced.count.slot) {
-        ad_tensor none[1], in[] = {t->live, traced.count, traced.rays, t->size};
-        ad_apply(ctx, &op_adapt, 4, in, NULL, none);
+        adapt_attributes a = {s->batch, rays};
+        ad_tensor none[1];
+        ad_apply(ctx, &op_adapt, 3, (ad_tensor[]){t->live, traced.count, traced.rays}, &a, none);
     }
     ad_no_grad_end(ctx);
     ad_step_advance(ctx);
@@ -154,12 +154,9 @@ bool render_trainer_step(render_trainer *t, double progress, ad_message *error) 
     const render_settings *s = &t->model->settings;
     ad_schedule schedule = {.kind = AD_COSINE, .rate = s->learning_rate,
                             .rate_end = s->learning_rate_end, .warmup = 0.005};
-    int growth = progress < growth_at ? 1 : t->model->field->growth;
-    float rate = (float)(ad_schedule_rate(&schedule, progress) * growth);
+    float rate = (float)ad_schedule_rate(&schedule, progress);
     if (t->step == 0 && rate == 0) rate = (float)(s->learning_rate * 0.1);
     t->rate = rate;
-    uint32_t size[2] = {(uint32_t)(s->batch * growth), (uint32_t)(s->rays * growth)};
-    ad_write(ctx, t->size, size, sizeof size);
     if (t->grid_adam) ad_write(ctx, ad_optimizer_rate(t->grid_adam), &rate, sizeof rate);
     if (t->net_adam) ad_write(ctx, ad_optimizer_rate(t->net_adam), &rate, sizeof rate);
     if (!t->program) {
@@ -292,7 +289,6 @@ render_trainer *render_trainer_open(render_model *model, render_dataset *dataset
     t->live = ad_state(ctx, "live_rays", ad_full(ctx, AD_U32, AD_SCALAR,
                        model->field->update && model->settings.rays > 64 ? 64
                                                            : (double)model->settings.rays));
-    t->size = ad_state(ctx, "size", ad_full(ctx, AD_U32, AD_SHAPE(2), 0)); // written by each step
     t->sums = ad_state(ctx, "sums", ad_zeros(ctx, 3));
     t->counts = ad_state(ctx, "counts", ad_full(ctx, AD_U32, AD_SHAPE(2), 0));
     // Tables: only what was touched moves. Networks: every number, a little decay.
@@ -317,7 +313,7 @@ void render_trainer_close(render_trainer *t) {
     ad_program_free(t->program);
     ad_optimizer_free(t->grid_adam), ad_optimizer_free(t->net_adam);
     ad_tensor states[] = {t->pixels, t->starts, t->allowed, t->cameras,
-                          t->live,   t->size,   t->sums,    t->counts};
+                          t->live,   t->sums,   t->counts};
     for (size_t i = 0; i < sizeof states / sizeof *states; i++) ad_free(t->ctx, states[i]);
     free(t);
 }

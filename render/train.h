@@ -9,7 +9,6 @@ struct render_trainer {
     render_model *model;
     ad_tensor pixels, starts, allowed, cameras; // pictures on the device; allowed: null = all
     ad_tensor live;            // () u32: rays of the next step
-    ad_tensor size;            // (2) u32: most samples and rays of a step
     ad_tensor sums, counts;    // since the last collection: loss, squares, steps; samples, rays
     ad_optimizer *grid_adam, *net_adam;
     ad_program *program;       // one step, after the first

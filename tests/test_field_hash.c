@@ -60,7 +60,7 @@ static void plain_trace(render_model *model, ad_tensor o, ad_tensor d, render_tr
     ad_tensor input = render_beside_ray(ctx, h, render_spherical_harmonics(ctx, d, 4), at.offsets);
     ad_tensor raw = ad_mlp(ctx, input, 3, &p[3], NULL, at.count, NULL);
     render_composite(ctx, render_density(ctx, h), ad_sigmoid(ctx, raw), at.t, at.delta,
-                     at.offsets, 3e-3, &traced->pixels);
+                     at.offsets, 1e-4, &traced->pixels);
     traced->rays = at.rays, traced->samples = at;
 }
 

@@ -50,17 +50,14 @@ static training start(const render_settings *settings, double z, const uint8_t r
     return t;
 }
 
-// at: the share of the schedule that is over.
-static render_progress train_at(training *t, double at, int steps) {
+static render_progress train(training *t, int steps) {
     ad_message error = {{0}};
     render_progress progress;
     for (int step = 0; step < steps; step++)
-        cr_assert(render_trainer_step(t->trainer, at, &error), "%s", error.text);
+        cr_assert(render_trainer_step(t->trainer, 0.1, &error), "%s", error.text);
     render_trainer_read(t->trainer, &progress);
     return progress;
 }
-
-static render_progress train(training *t, int steps) { return train_at(t, 0.1, steps); }
 
 static void stop(training *t) {
     render_trainer_close(t->trainer);
@@ -169,36 +166,6 @@ Test(trainer, black_pictures_become_solid) {
     }
     cr_expect(opacity[1] > 0.97 && opacity[0] < 0.9, "over black %.3f, over random colours %.3f",
               opacity[0], opacity[1]);
-}
-
-/* ---- the size of a step */
-
-// As many rays as fill the batch with their samples, but no more than the settings say; twice of
-// both, and of the rate, when three fifths of the schedule are over.
-static void expect_size(const render_settings *settings, bool few) {
-    static const float grey[3] = {0.5f, 0.5f, 0.5f};
-    enum { SETTLE = 20, STEPS = 10 };
-    training t = start(settings, 3, (uint8_t[4]){140, 128, 110, 255}, grey);
-    double rate = 0;
-    for (int late = 0; late < 2; late++) {
-        double at = late ? 0.6 : 0.6 - 1e-9, times = STEPS * (1 + late);
-        render_progress before = train_at(&t, at, SETTLE), after = train_at(&t, at, STEPS);
-        double samples = (double)(after.samples - before.samples) / times;
-        double rays = (double)(after.rays - before.rays) / times, most = (double)settings->batch;
-        if (few) cr_expect_eq(rays, (double)settings->rays, "%g rays", rays);
-        else cr_expect(samples > 0.8 * most && samples <= most, "%g samples", samples);
-        if (late) cr_expect_float_eq(after.learning_rate / rate, 2, 1e-6);
-        rate = after.learning_rate;
-    }
-    stop(&t);
-}
-
-Test(trainer, size_of_a_step) {
-    render_settings settings = small;
-    settings.rays = 4096;
-    expect_size(&settings, false);
-    settings.rays = 4;
-    expect_size(&settings, true);
 }
 
 /* ---- the terms beside it */

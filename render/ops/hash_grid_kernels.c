@@ -155,9 +155,9 @@ size_t render_grid_workspace(const hash_grid_attributes *grid, int64_t rows) {
 
 void render_grid_forward(const hash_grid_attributes *grid, int threads, int64_t rows,
                        const float *x, const float *table, float *y, float *workspace) {
-    // One level at a time, finest first: its table stays in the nearest caches meanwhile. Threads
-    // share a level in parts, so that none waits long for another's last.
-    int64_t parts = threads, part = (rows + parts - 1) / parts;
+    // One level at a time, finest first: its table stays in the nearest caches meanwhile. Many
+    // threads share a level in parts.
+    int64_t parts = threads <= 4 ? 1 : threads, part = (rows + parts - 1) / parts;
     int64_t blocks = (rows + BLOCK - 1) / BLOCK, tasks = grid->levels * parts;
     int64_t stride = split_stride(rows);
     float *split = workspace, *by_level = workspace + 3 * stride;
