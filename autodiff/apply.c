@@ -97,6 +97,7 @@ __attribute__((always_inline)) static inline bool infer(ad_context *ctx, call *c
             }
         }
         c->types |= 1u << y->type;
+        if (i == 0) rule->count = count;
     }
     return true;
 }

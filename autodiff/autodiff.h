@@ -390,6 +390,7 @@ typedef struct ad_infer {
     int64_t view_offset;                  // AD_OP_VIEW: fill with output[0].stride, in elements
     size_t workspace;                     // to fill: bytes of scratch for the kernel
     uint32_t saved_inputs, saved_outputs; // to narrow: what the rules read (all at first)
+    int64_t count;                        // for cost, after infer: the elements of output 0
 } ad_infer;
 
 typedef struct ad_launch {

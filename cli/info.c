@@ -54,7 +54,7 @@ static cli_measured measured_find(const cli_opened *opened, const uint64_t total
 
 static bool send_json(cli_output *out, const cli_opened *opened, const reading *r,
                       const uint64_t totals[3], const cli_measured *measured, ad_message *error) {
-    char colour[48];
+    char colour[48], data[CLI_PATH_BYTES];
     const render_settings *s = render_model_settings(opened->model);
     const render_scene *scene = render_model_scene(opened->model);
     render_json *line = &out->line;
@@ -63,6 +63,7 @@ static bool send_json(cli_output *out, const cli_opened *opened, const reading *
     memcpy(box + 3, scene->box_max, 3 * sizeof *box);
     cli_event_begin(out, "info");
     render_json_string(line, "snapshot", opened->run.snapshot);
+    if (cli_run_data(&opened->run, data, NULL)) render_json_string(line, "data", data);
     render_json_string(line, "field", s->field);
     render_json_string(line, "preset", s->preset);
     render_json_string(line, "precision", s->bf16 ? "bf16" : "f32");
@@ -105,12 +106,13 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
     if (cli_run_data(&opened->run, data, NULL)) cli_result(out, "images      %s", data);
     cli_result(out, "field       %s, %" PRId64 " parameters, preset %s, %s", s->field,
                render_model_parameters(opened->model), s->preset, s->bf16 ? "bf16" : "f32");
+    int digits = totals[1] < 1000000 ? 3 : 1;
     if (s->steps)
-        cli_result(out, "trained     %" PRIu64 " of %" PRId64 " steps, %.1f M samples", totals[0],
-                   s->steps, (double)totals[1] / 1e6);
+        cli_result(out, "trained     %" PRIu64 " of %" PRId64 " steps, %.*f M samples", totals[0],
+                   s->steps, digits, (double)totals[1] / 1e6);
     else
-        cli_result(out, "trained     %" PRIu64 " steps, %.1f M samples, schedule of %g s",
-                   totals[0], (double)totals[1] / 1e6, s->seconds);
+        cli_result(out, "trained     %" PRIu64 " steps, %.*f M samples, schedule of %g s",
+                   totals[0], digits, (double)totals[1] / 1e6, s->seconds);
     if (isfinite(measured->psnr))
         cli_result(out, "measured    PSNR %.2f dB on %.0f of %.0f views held out, at this step",
                    measured->psnr, measured->views, measured->of);

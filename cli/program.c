@@ -26,7 +26,7 @@ static void unknown_command(const char *name, ad_message *error) {
 
 static int help(int argc, char **argv) {
     ad_message error;
-    if (argc < 3) return cli_help_print(stdout), 0;
+    if (argc < 3 || strcmp(argv[2], "help") == 0) return cli_help_print(stdout), 0;
     cli_command_id command = cli_command_find(argv[2]);
     if (command) return cli_help_command(stdout, command), 0;
     unknown_command(argv[2], &error);

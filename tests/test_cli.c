@@ -85,6 +85,7 @@ Test(cli, usage) {
     expect("render run --size 20", 2, "800x600");
     expect("render run --orbit 3 --split test", 2, "exclude each other");
     expect("help frobnicate", 2, "no command");
+    expect("help help", 0, NULL);
     expect("reconstruct --help", 0, NULL);
     char *text = words_of("out");
     static const char *const options[] = {

@@ -60,7 +60,7 @@ Test(cli_runs, what_info_says_applied) {
     char *text = output_of("info run --json");
     static const char *const members[] = {"\"seed\":5,", "\"downscale\":1,", "\"hold_out\":8,",
         "\"tolerate\":10}", "\"cascades\":1,", "\"batch\":1024,", "\"step_rays\":128,",
-        "\"near\":0.2,", "\"learning_rate\":"};
+        "\"near\":0.2,", "\"learning_rate\":", "/scene\",\"field\":"};
     for (size_t i = 0; i < sizeof members / sizeof *members; i++)
         cr_expect_not_null(strstr(text, members[i]), "%s: %s", members[i], text);
     free(text);
@@ -68,6 +68,8 @@ Test(cli_runs, what_info_says_applied) {
     cr_expect_not_null(strstr(text, "1024 samples, at most 128 rays, rate "));
     cr_expect_not_null(strstr(text, "downscale 1, hold-out 8, tolerate 10 %"));
     cr_expect_not_null(strstr(text, "1 cascade\n"));
+    cr_expect_not_null(strstr(text, "1 of 1 steps, 0.0"));
+    cr_expect_null(strstr(text, "0.0 M samples"), "%s", text); // a thousand or less, but some
     free(text);
 }
 

@@ -377,3 +377,14 @@ Test(core, parameters_made_inside_a_scope_live_on) {
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
     ad_close(ctx);
 }
+
+Test(core, flops_are_counted) {
+    ad_context *ctx = open_context();
+    ad_tensor column = ad_zeros(ctx, 3, 1), row = ad_zeros(ctx, 4);
+    double start = ad_memory_read(ctx).flops;
+    ad_add(ctx, column, row); // each element of the result, (3, 4)
+    cr_assert_eq(ad_memory_read(ctx).flops - start, 12);
+    ad_neg(ctx, row);
+    cr_assert_eq(ad_memory_read(ctx).flops - start, 16);
+    ad_close(ctx);
+}

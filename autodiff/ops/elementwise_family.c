@@ -95,15 +95,6 @@ static int64_t count_of(const ad_view *view) {
     return count;
 }
 
-void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e, double *flops,
-                         double *bytes) {
-    // An operand that is repeated counts as often as it is read.
-    double count = (double)count_of(call->output);
-    ad_type type = call->input[call->inputs - 1].type; // of the values; a mask has 4 bytes
-    *flops = e->flops * count;
-    *bytes = count * (call->inputs + 1) * (ad_type_is_narrow(type) ? 2 : type == AD_F64 ? 8 : 4);
-}
-
 /* ---- the walk */
 
 // Of the result's shape, and lying as it does: contiguous.
@@ -322,7 +313,7 @@ void ad_elementwise_vjp(ad_vjp *call, const ad_elementwise *e) {
         if (last && e->reads & AD_READS_T_ONCE) ad_spend(call->ctx, call->dy[0]);
         ad_tensor dx = e->rule(call->ctx, i, call->dy[0], call->input, call->output[0],
                                call->attributes);
-        if (dx.slot && !same_shape(call->ctx, dx, call->input[i]))
+        if (call->inputs > 1 && dx.slot && !same_shape(call->ctx, dx, call->input[i]))
             dx = ad_sum_to(call->ctx, dx, ad_shape_of(call->ctx, call->input[i]));
         call->dx[i] = dx;
     }
