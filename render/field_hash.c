@@ -20,8 +20,17 @@ enum { PIECES = 3 };
 static const struct { double share; int halves; } pieces[PIECES] = {
     {3, 3}, {8, 1}, {0, 1}}; // the last one ends with the ray
 
-// Samples behind this carry no weight: rays end there.
-static const double stop_transmittance = 1e-4;
+// Where so much light is left a ray ends: samples behind it carry no weight. While training it
+// ends sooner: what is lost is less than a level of 8 bits, and as many samples serve more rays.
+static const double stop_of_views = 1e-4, stop_of_training = 3e-3;
+
+// At first longer steps: more rays share the samples, and what is fine cannot be told yet;
+// at last larger batches, which cost less a sample, when gradients are mostly noise (Smith and
+// others 2018, "Don't decay the learning rate, increase the batch size").
+static const render_phase phases[] = {{.end = 0.15, .coarse = 4, .growth = 1},
+                                      {.end = 0.5, .coarse = 2, .growth = 1},
+                                      {.end = 0.6, .coarse = 1.5, .growth = 1},
+                                      {.end = 1, .coarse = 1, .growth = 2}};
 
 static bool hash_open(render_model *model, ad_message *error) {
     ad_context *ctx = model->ctx;
@@ -70,16 +79,18 @@ static ad_tensor hash_density(render_model *model, ad_tensor points, ad_tensor c
     return density_of(model, features_of(model, points, count), count);
 }
 
-static render_march_options marching(const render_model *model, int64_t capacity) {
+// Steps are `coarse` times as long as the settings have them, near the camera and far away.
+static render_march_options marching(const render_model *model, double coarse, int64_t capacity) {
+    const int steps = (int)(model->settings.march_steps / coarse);
     return (render_march_options){
-        .domain = model->domain, .resolution = RESOLUTION, .steps = model->settings.march_steps,
-        .cone_angle = model->cone_angle, .near_distance = model->near_distance,
+        .domain = model->domain, .resolution = RESOLUTION, .steps = steps < 1 ? 1 : steps,
+        .cone_angle = model->cone_angle * coarse, .near_distance = model->near_distance,
         .capacity = capacity};
 }
 
 // Samples with their features (n, levels features) to pixels.
 static void shade(render_model *model, ad_tensor directions, ad_tensor features,
-                  const render_samples *at, render_traced *traced) {
+                  const render_samples *at, double stop, render_traced *traced) {
     ad_context *ctx = model->ctx;
     const ad_tensor *p = model->parameters;
     ad_mlp_options options = {.bf16 = model->settings.bf16};
@@ -88,8 +99,8 @@ static void shade(render_model *model, ad_tensor directions, ad_tensor features,
     ad_tensor sigma, input;
     render_density_beside(ctx, h, harmonics, at->offsets, &sigma, &input); // (n), (n, 32)
     ad_tensor raw = ad_mlp(ctx, input, 3, &p[COLOUR_1], NULL, at->count, &options);
-    render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at->t, at->delta, at->offsets,
-                     stop_transmittance, &traced->pixels);
+    render_composite(ctx, sigma, ad_sigmoid(ctx, raw), at->t, at->delta, at->offsets, stop,
+                     &traced->pixels);
     traced->rays = at->rays, traced->count = at->count, traced->samples = *at;
 }
 
@@ -112,16 +123,18 @@ static void find_piece(render_model *model, ad_tensor origins, ad_tensor directi
 }
 
 static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directions,
-                       ad_tensor live, int64_t capacity, bool training, render_traced *traced) {
+                       const render_tracing *how, render_traced *traced) {
     ad_context *ctx = model->ctx;
     const render_settings *s = &model->settings;
-    render_march_options march = marching(model, capacity);
-    render_cull_options cull = {.stop = stop_transmittance, .capacity = capacity};
+    const int64_t capacity = how->capacity;
+    const double stop = how->training ? stop_of_training : stop_of_views;
+    render_march_options march = marching(model, how->coarse, capacity);
+    render_cull_options cull = {.stop = stop, .capacity = capacity};
     render_piece piece[PIECES];
     render_samples at;
-    ad_tensor known[PIECES], rows;
+    ad_tensor known[PIECES], rows, live = how->live;
     uint32_t draw = 0;
-    march.jitter = training, march.draw = &draw, march.stop = stop_transmittance;
+    march.jitter = how->training, march.draw = &draw, march.stop = stop;
     // Densities alone say how far light gets; only what it reaches is worth the rest.
     ad_no_grad_begin(ctx);
     for (int i = 0; i < PIECES; i++) {
@@ -136,9 +149,9 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
     ad_tensor points = render_points(ctx, origins, directions, at.t, at.offsets);
     ad_tensor features = render_hash_grid_known(ctx, points, model->parameters[TABLE], at.count,
                                                 PIECES, known, rows, &s->grid);
-    shade(model, directions, features, &at, traced);
+    shade(model, directions, features, &at, stop, traced);
     traced->points = points, traced->features = features;
-    if (!training || s->distortion_loss <= 0) return;
+    if (!how->training || s->distortion_loss <= 0) return;
     ad_tensor spread = render_distortion(ctx, traced->pixels.weight, at.t, at.delta, at.offsets);
     ad_tensor rays = ad_cast(ctx, ad_maximum(ctx, at.rays, ad_scalar(ctx, AD_U32, 1)), AD_F32);
     traced->extra_loss = ad_affine(ctx, ad_div(ctx, ad_sum(ctx, spread, AD_ALL_AXES, false), rays),
@@ -149,13 +162,13 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
 static void hash_look(render_model *model, ad_tensor origins, ad_tensor directions,
                       ad_tensor from, int most, render_traced *traced) {
     int64_t capacity = ad_count(model->ctx, from) * most; // there is room for every sample
-    render_march_options march = marching(model, capacity > 0 ? capacity : 1);
+    render_march_options march = marching(model, 1, capacity > 0 ? capacity : 1);
     render_samples at;
     march.from = from, march.most = most;
     render_march(model->ctx, origins, directions, model->states[OCCUPANCY_BITS], (ad_tensor){0},
                  &march, &at);
     ad_tensor points = render_points(model->ctx, origins, directions, at.t, at.offsets);
-    shade(model, directions, features_of(model, points, at.count), &at, traced);
+    shade(model, directions, features_of(model, points, at.count), &at, stop_of_views, traced);
 }
 
 // Asks the field for the density in some cells and updates the grid with the answers.
@@ -189,6 +202,6 @@ static void hash_update(render_model *model, int64_t step) {
     }
 }
 
-const render_field render_field_hash = {.name = "hash", .open = hash_open, .trace = hash_trace,
-                                        .look = hash_look, .density = hash_density,
-                                        .update = hash_update};
+const render_field render_field_hash = {
+    .name = "hash", .phases = phases, .open = hash_open, .trace = hash_trace, .look = hash_look,
+    .density = hash_density, .update = hash_update};

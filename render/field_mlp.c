@@ -187,16 +187,18 @@ static void shade_rays(render_model *model, int which, ad_tensor origins, ad_ten
     render_composite(ctx, sigma, colour, at->t, at->delta, at->offsets, 0, pixels);
 }
 
+// Always traces all rays, with all their samples: rays of equally many need no fitting.
 static void mlp_trace(render_model *model, ad_tensor origins, ad_tensor directions,
-                      ad_tensor live, int64_t capacity, bool training, render_traced *traced) {
+                      const render_tracing *how, render_traced *traced) {
     ad_context *ctx = model->ctx;
+    const bool training = how->training;
     int all = model->settings.march_steps, few = all / 3 < 3 ? 3 : all / 3;
     int more = all > few ? all - few : 0;
-    int64_t most = capacity < VIEW_ROWS ? capacity : VIEW_ROWS, rays = most / (few + more);
+    int64_t most = how->capacity < VIEW_ROWS ? how->capacity : VIEW_ROWS;
+    int64_t rays = most / (few + more);
     // A view's rays are few as it is, and leave nothing on the tape.
     int64_t piece = training ? model->settings.batch : INT64_MAX;
     render_samples coarse, fine;
-    (void)live; // always all of them: rays of equally many samples need no fitting
     if (!training) ad_no_grad_begin(ctx);
     render_stratified(ctx, origins, directions, &model->domain, model->near_distance, few,
                       training ? 0 : rays > 0 ? rays : 1, training, &coarse);

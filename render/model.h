@@ -19,13 +19,27 @@ typedef struct render_traced {
     ad_tensor points, features; // the hash field's samples in the cube, and its grid's values there
 } render_traced;
 
+typedef struct render_tracing {
+    ad_tensor live;        // () u32: rays from here on are not traced; null: all are
+    int64_t capacity;      // most samples; for views, where there is no look: at least one ray's
+    bool training;         // jitter and losses
+    double coarse;         // steps along a ray are so many times the usual
+} render_tracing;
+
+// A part of the training's schedule, in which all steps are of one kind.
+typedef struct render_phase {
+    double end;            // share of the schedule
+    double coarse;         // see render_tracing
+    double growth;         // so many times the samples, rays and rate
+} render_phase;
+
 typedef struct render_field {
     const char *name;
+    const render_phase *phases; // the last one's end is 1; or NULL: steps are alike
     bool (*open)(render_model *model, ad_message *error);
-    // Rays in the unit cube. training: jitter and losses; capacity: most samples. For views, where
-    // there is no look: at least one ray whole.
-    void (*trace)(render_model *model, ad_tensor origins, ad_tensor directions, ad_tensor live,
-                  int64_t capacity, bool training, render_traced *traced);
+    // Rays in the unit cube.
+    void (*trace)(render_model *model, ad_tensor origins, ad_tensor directions,
+                  const render_tracing *how, render_traced *traced);
     // The next piece of each ray, for views: at most `most` samples behind from (rays). May be
     // NULL: rays are then traced whole.
     void (*look)(render_model *model, ad_tensor origins, ad_tensor directions, ad_tensor from,

@@ -394,6 +394,7 @@ typedef struct render_settings {        // 0 or NULL: the default of the preset
     bool bf16;                          // products of bf16 operands in the networks
     render_grid_options grid;
     int width;                          // of the networks' hidden layers
+    // The hash field's schedule (docs/field.md) has multiples of the next three.
     int64_t batch;                      // samples of an optimiser step
     int64_t rays;                       // most rays of a step
     int march_steps;                    // across the box's diagonal

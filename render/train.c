@@ -2,9 +2,10 @@
  *
  * A step is: draw random pixels, cast their rays, trace them through the field, compare with the
  * pictures over a background, walk back, let Adam write the parameters, and from time to time let
- * the field learn where space is empty. It is captured the first time and replayed from then on:
- * everything that changes (random step, ray count, learning rate) is a state on the device. The
- * number of rays follows the number of samples the last step found along them. */
+ * the field learn where space is empty. It is captured when a phase of the schedule begins and
+ * replayed from then on: everything else that changes (random step, ray count, learning rate) is a
+ * state on the device. The number of rays follows the number of samples the last step found along
+ * them. */
 #include "render/train.h"
 
 #include <math.h>
@@ -30,8 +31,8 @@ static void adapt_cpu(const ad_launch *launch) {
     int64_t goal = a->capacity * 95 / 100 * rays / samples;
     int64_t next = (*live + goal) / 2;
     if (next > 4 * (int64_t)*live) next = 4 * (int64_t)*live;
-    if (next > a->rays_max) next = a->rays_max;
-    *live = next < 64 ? 64 : (uint32_t)next;
+    if (next < 64) next = 64;
+    *live = (uint32_t)(next < a->rays_max ? next : a->rays_max);
 }
 
 static const ad_op op_adapt = {
@@ -106,14 +107,16 @@ static void train_step(render_trainer *t) {
     ad_context *ctx = t->ctx;
     render_model *model = t->model;
     const render_settings *s = &model->settings;
-    int64_t rays = s->rays;
+    const int64_t rays = (int64_t)((double)s->rays * t->phase->growth);
+    const render_tracing how = {.live = t->live, .training = true, .coarse = t->phase->coarse,
+                                .capacity = (int64_t)((double)s->batch * t->phase->growth)};
     ad_tensor origins, directions, squares;
     render_traced traced = {0};
     ad_scope_begin(ctx, "step");
     ad_tensor ids = render_sample_pixels(ctx, t->starts, t->allowed, t->live, rays);
     ad_tensor picture = render_fetch_pixels(ctx, t->pixels, t->starts, ids); // (rays, 4)
     render_camera_rays(ctx, t->cameras, (ad_tensor){0}, ids, &origins, &directions);
-    model->field->trace(model, origins, directions, t->live, s->batch, true, &traced);
+    model->field->trace(model, origins, directions, &how, &traced);
 
     // Rays past the count that was traced whole have no say.
     ad_tensor whole = traced.rays.slot ? traced.rays : t->live;
@@ -138,7 +141,7 @@ static void train_step(render_trainer *t) {
 
     ad_no_grad_begin(ctx);
     if (traced.count.slot) {
-        adapt_attributes a = {s->batch, rays};
+        adapt_attributes a = {how.capacity, rays};
         ad_tensor none[1];
         ad_apply(ctx, &op_adapt, 3, (ad_tensor[]){t->live, traced.count, traced.rays}, &a, none);
     }
@@ -147,14 +150,25 @@ static void train_step(render_trainer *t) {
     ad_scope_end(ctx);
 }
 
+// The phase at this share of the schedule. A step captured in another one is of no use any more.
+static void enter_phase(render_trainer *t, double progress) {
+    static const render_phase plain = {.end = 1, .coarse = 1, .growth = 1};
+    const render_phase *phase = t->model->field->phases ? t->model->field->phases : &plain;
+    while (progress >= phase->end && phase->end < 1) phase++;
+    if (t->phase == phase) return;
+    ad_program_free(t->program);
+    t->program = NULL, t->phase = phase;
+}
+
 /* ---- public */
 
 bool render_trainer_step(render_trainer *t, double progress, ad_message *error) {
     ad_context *ctx = t->ctx;
     const render_settings *s = &t->model->settings;
+    enter_phase(t, progress);
     ad_schedule schedule = {.kind = AD_COSINE, .rate = s->learning_rate,
                             .rate_end = s->learning_rate_end, .warmup = 0.005};
-    float rate = (float)ad_schedule_rate(&schedule, progress);
+    float rate = (float)(ad_schedule_rate(&schedule, progress) * t->phase->growth);
     if (t->step == 0 && rate == 0) rate = (float)(s->learning_rate * 0.1);
     t->rate = rate;
     if (t->grid_adam) ad_write(ctx, ad_optimizer_rate(t->grid_adam), &rate, sizeof rate);

@@ -309,9 +309,12 @@ Test(cli, resume_is_exact) {
     bool few = fixture_reduced();
     expect(few ? "reconstruct " SMALL "--steps 4 --out a --threads 2"
                : "reconstruct " LARGER "--steps 38 --out a --threads 2", 0, NULL);
-    expect(few ? "reconstruct " SMALL "--steps 4 --out b --stop-at 2 --threads 1"
-               : "reconstruct " LARGER "--steps 38 --out b --stop-at 34 --threads 1",
+    // Ends in an early and in a late phase of the schedule.
+    expect(few ? "reconstruct " SMALL "--steps 4 --out b --stop-at 1 --threads 2"
+               : "reconstruct " LARGER "--steps 38 --out b --stop-at 10 --threads 2",
            0, "--resume");
+    expect(few ? "reconstruct scene --out b --resume --stop-at 3 --threads 1"
+               : "reconstruct scene --out b --resume --stop-at 34 --threads 1", 0, "--resume");
     cr_expect(!same_files("a/snapshot.safetensors", "b/snapshot.safetensors"));
     // Pictures in between, however many, change nothing.
     expect("reconstruct scene --out b --resume --threads 2 --preview 0.01s", 0, NULL);

@@ -46,11 +46,13 @@ static void make_inputs(void) {
 }
 
 // The plain form: what hash_trace would be without its shortcuts.
-static void plain_trace(render_model *model, ad_tensor o, ad_tensor d, render_traced *traced) {
+static void plain_trace(render_model *model, ad_tensor o, ad_tensor d, int coarse,
+                        render_traced *traced) {
     ad_context *ctx = model->ctx;
     const ad_tensor *p = model->parameters;
     render_march_options march = {
-        .domain = model->domain, .resolution = 128, .steps = STEPS, .capacity = CAPACITY,
+        .domain = model->domain, .resolution = 128, .steps = STEPS / coarse,
+        .capacity = CAPACITY, .cone_angle = model->cone_angle * coarse,
         .near_distance = model->near_distance, .jitter = true};
     render_samples at;
     render_march(ctx, o, d, model->states[1], (ad_tensor){0}, &march, &at);
@@ -60,11 +62,11 @@ static void plain_trace(render_model *model, ad_tensor o, ad_tensor d, render_tr
     ad_tensor input = render_beside_ray(ctx, h, render_spherical_harmonics(ctx, d, 4), at.offsets);
     ad_tensor raw = ad_mlp(ctx, input, 3, &p[3], NULL, at.count, NULL);
     render_composite(ctx, render_density(ctx, h), ad_sigmoid(ctx, raw), at.t, at.delta,
-                     at.offsets, 1e-4, &traced->pixels);
+                     at.offsets, 3e-3, &traced->pixels);
     traced->rays = at.rays, traced->samples = at;
 }
 
-static void run(bool plain, outcome *out) {
+static void run(bool plain, double cone, int coarse, outcome *out) {
     ad_message error = {{0}};
     ad_context *ctx = ad_open(&(ad_options){.seed = 5, .threads = 2});
     render_settings settings = {.grid = {.log2_entries = 9, .levels = 4, .n_min = 4, .n_max = 32},
@@ -73,6 +75,7 @@ static void run(bool plain, outcome *out) {
     render_model *model = render_model_open(ctx, &settings, &scene, 1, &error);
     cr_assert_not_null(model, "%s", error.text);
     cr_assert_eq(model->parameter_count, PARAMETERS);
+    model->cone_angle = cone;
     size_t entries = (size_t)ad_count(ctx, model->parameters[0]);
     cr_assert_leq(entries, TABLE_MAX);
     ad_write(ctx, model->parameters[0], table, entries * sizeof *table);
@@ -81,8 +84,9 @@ static void run(bool plain, outcome *out) {
     ad_tensor d = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 3), way);
     ad_tensor dy = ad_from(ctx, AD_F32, AD_SHAPE(RAYS, 4), shade);
     render_traced traced = {0};
-    if (plain) plain_trace(model, o, d, &traced);
-    else model->field->trace(model, o, d, (ad_tensor){0}, CAPACITY, true, &traced);
+    if (plain) plain_trace(model, o, d, coarse, &traced);
+    else model->field->trace(model, o, d, &(render_tracing){.capacity = CAPACITY, .training = true,
+                                                            .coarse = coarse}, &traced);
     ad_tensor opacity = ad_reshape(ctx, traced.pixels.opacity, AD_SHAPE(RAYS, 1));
     ad_tensor y = ad_concat(ctx, 2, (ad_tensor[]){traced.pixels.colour, opacity}, 1);
     ad_grad(ctx, y, dy, PARAMETERS, model->parameters, slope, 0);
@@ -102,9 +106,8 @@ static void run(bool plain, outcome *out) {
     ad_close(ctx);
 }
 
-Test(field_hash, shortcuts_change_nothing) {
-    make_inputs();
-    run(true, &expected), run(false, &found);
+static void compare(double cone, int coarse) {
+    run(true, cone, coarse, &expected), run(false, cone, coarse, &found);
     cr_assert(found.whole == RAYS && expected.whole == RAYS);
     // All three kinds of rays: dark within the first ten candidates, dark later, never dark.
     int early = 0, late = 0, lit = 0;
@@ -133,4 +136,16 @@ Test(field_hash, shortcuts_change_nothing) {
             cr_assert_float_eq(found.slope[i][k], expected.slope[i][k], 1e-5 * most,
                                "parameter %d, number %d", i, (int)k);
     }
+}
+
+Test(field_hash, shortcuts_change_nothing) {
+    make_inputs();
+    compare(0, 1);
+    compare(0.02, 1); // steps that grow with distance
+}
+
+Test(field_hash, coarse_steps_are_longer) {
+    make_inputs();
+    compare(0, 2);
+    compare(0.02, 2);
 }

@@ -31,7 +31,7 @@ static void plain_update(int n, int cascades, float step, bool fade, const uint3
         if (alpha > value[cell[i]]) value[cell[i]] = alpha;
     }
     for (int64_t i = 0; i < cells; i++) sum += value[i] > 0 ? value[i] : 0;
-    double mean = sum / (double)cells, threshold = mean < 0.01 ? mean : 0.01f;
+    double share = 0.3 * sum / (double)cells, threshold = share < 0.01 ? share : 0.01f;
     memset(bits, 0, (size_t)render_occupancy_words(cascades, n) * 4);
     for (int64_t i = 0; i < cells; i++) {
         if (!(value[i] > threshold)) continue;

@@ -50,14 +50,17 @@ static training start(const render_settings *settings, double z, const uint8_t r
     return t;
 }
 
-static render_progress train(training *t, int steps) {
+// at: the share of the schedule that is over.
+static render_progress train_at(training *t, double at, int steps) {
     ad_message error = {{0}};
     render_progress progress;
     for (int step = 0; step < steps; step++)
-        cr_assert(render_trainer_step(t->trainer, 0.1, &error), "%s", error.text);
+        cr_assert(render_trainer_step(t->trainer, at, &error), "%s", error.text);
     render_trainer_read(t->trainer, &progress);
     return progress;
 }
+
+static render_progress train(training *t, int steps) { return train_at(t, 0.1, steps); }
 
 static void stop(training *t) {
     render_trainer_close(t->trainer);
@@ -168,6 +171,51 @@ Test(trainer, black_pictures_become_solid) {
               opacity[0], opacity[1]);
 }
 
+/* ---- phases of the schedule */
+
+// As many rays as fill the batch with their samples, but no more than the settings say; twice of
+// both, and of the rate, late in the schedule.
+static void expect_size(const render_settings *settings, bool few) {
+    static const float grey[3] = {0.5f, 0.5f, 0.5f};
+    enum { SETTLE = 20, STEPS = 10 };
+    training t = start(settings, 3, (uint8_t[4]){140, 128, 110, 255}, grey);
+    double rate = 0;
+    for (int late = 0; late < 2; late++) {
+        double at = late ? 0.6 : 0.6 - 1e-9, times = STEPS * (1 + late);
+        render_progress before = train_at(&t, at, SETTLE), after = train_at(&t, at, STEPS);
+        double samples = (double)(after.samples - before.samples) / times;
+        double rays = (double)(after.rays - before.rays) / times, most = (double)settings->batch;
+        if (few) cr_expect_eq(rays, (double)settings->rays, "%g rays", rays);
+        else cr_expect(samples > 0.8 * most && samples <= most, "%g samples", samples);
+        if (late) cr_expect_float_eq(after.learning_rate / rate, 2, 1e-6);
+        rate = after.learning_rate;
+    }
+    stop(&t);
+}
+
+Test(trainer, late_steps_are_doubled) {
+    render_settings settings = small;
+    settings.rays = 4096;
+    expect_size(&settings, false);
+    settings.rays = 4;
+    expect_size(&settings, true);
+}
+
+// While nothing is known to be empty a ray has a quarter as many samples as at last, then half.
+Test(trainer, early_steps_are_coarse) {
+    static const float grey[3] = {0.5f, 0.5f, 0.5f};
+    static const double at[3] = {0.14, 0.49, 0.6};
+    double each[3];
+    for (int i = 0; i < 3; i++) {
+        training t = start(&small, 3, (uint8_t[4]){140, 128, 110, 255}, grey);
+        render_progress progress = train_at(&t, at[i], 10);
+        each[i] = (double)progress.samples / (double)progress.rays;
+        stop(&t);
+    }
+    cr_expect_float_eq(each[2] / each[0], 4, 0.2, "%g and %g samples a ray", each[0], each[2]);
+    cr_expect_float_eq(each[2] / each[1], 2, 0.1, "%g and %g samples a ray", each[1], each[2]);
+}
+
 /* ---- the terms beside it */
 
 // Mean of -o log o of a view, what the opacity loss counts; 0 where all is clear or solid.
@@ -199,7 +247,8 @@ static double distortion_of(training *t) {
     render_camera_rays(t->ctx, ad_from(t->ctx, AD_F32, AD_SHAPE(1, RENDER_CAMERA_NUMBERS), row),
                        (ad_tensor){0}, ad_from(t->ctx, AD_U32, AD_SHAPE(PIXELS, 2), ids),
                        &origins, &directions);
-    model->field->trace(model, origins, directions, (ad_tensor){0}, 1 << 14, false, &traced);
+    model->field->trace(model, origins, directions,
+                        &(render_tracing){.capacity = 1 << 14, .coarse = 1}, &traced);
     const render_samples *at = &traced.samples;
     ad_tensor each = render_distortion(t->ctx, traced.pixels.weight, at->t, at->delta,
                                        at->offsets);

@@ -3,7 +3,9 @@
  * Muller et al. 2022, appendix C.2. Every so many steps some cells, part of all, part of the
  * occupied ones, are asked for the density at a random point within. A cell's value is the largest
  * seen, fading by a factor each update; its bit is set while the value exceeds the smaller of a
- * threshold and the mean. */
+ * threshold and a share of the mean. The paper's share is 1: of a scene that is thin fog at first,
+ * as photographs of a room are, that takes most cells away before anything is known, and what is
+ * learned without them is fog everywhere. */
 #include "render/render.h"
 
 #include "autodiff/ops/random.h"
@@ -168,6 +170,7 @@ typedef struct update_attributes {
 // The grid's cells in pieces, whose sums are added in order, and in chunks of several pieces that
 // stay in a core's cache while all that is done to them is done.
 enum { PIECES = 1024, CHUNK_PIECES = 32 };
+static const double MEAN_SHARE = 0.3;
 
 typedef struct update_work {
     const update_attributes *attributes;
@@ -289,12 +292,12 @@ static void update_cpu(const ad_launch *launch) {
         set_bits(w.value, a->threshold, w.bits, first, end);
     }
     for (int64_t p = 0; p < PIECES; p++) sum += w.part[p];
-    double mean = sum / (double)cells;
-    if (mean < a->threshold) {
+    double low = MEAN_SHARE * sum / (double)cells;
+    if (low < a->threshold) {
 #pragma omp parallel for num_threads(launch->threads) schedule(static) if (cells > 65536)
         for (int64_t chunk = 0; chunk < PIECES / CHUNK_PIECES; chunk++) {
             int64_t first = chunk * CHUNK_PIECES * w.piece, end = first + CHUNK_PIECES * w.piece;
-            set_bits(w.value, (float)mean, w.bits, first < cells ? first : cells,
+            set_bits(w.value, (float)low, w.bits, first < cells ? first : cells,
                      end < cells ? end : cells);
         }
     }
