@@ -2,8 +2,9 @@
  *
  * A storage's size is rounded up to a class (four steps a power of two, so at most a quarter is
  * lost), and a released one waits in its class's list for the next tensor of like size: a training
- * loop asks the system for memory in its first step only. When a limit is set and would be passed,
- * or the system has no more, waiting storages are given back first; only then is it an error. */
+ * loop of equal steps asks the system for memory in its first step only. When a limit is set and
+ * would be passed, or the system has no more, waiting storages are given back first; only then is
+ * it an error. */
 #include "autodiff/core.h"
 
 #include <stdio.h>

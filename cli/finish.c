@@ -54,12 +54,14 @@ static void add_settings(const cli_training *t, table *rows) {
     add_row(rows, "field", "%s, %lld parameters", s->field,
             (long long)render_model_parameters(t->model));
     add_row(rows, "preset", "%s, %s", s->preset, s->bf16 ? "bf16" : "f32");
-    if (strcmp(s->field, "hash") == 0)
+    const bool hash = strcmp(s->field, "hash") == 0;
+    if (hash)
         add_row(rows, "grid", "%d levels x %d features, 2^%d entries, %g to %g", s->grid.levels,
                 s->grid.features, s->grid.log2_entries, s->grid.n_min, s->grid.n_max);
     add_row(rows, "step", "%lld samples, at most %lld rays", (long long)s->batch,
             (long long)s->rays);
     add_row(rows, "learning rate", "%g to %g", s->learning_rate, s->learning_rate_end);
+    if (hash) add_row(rows, "late steps", "twice the samples, rays and rate");
     if (s->steps) add_row(rows, "schedule", "%lld steps", (long long)s->steps);
     else add_row(rows, "schedule", "%g s", s->seconds);
     add_row(rows, "box", "%.4g,%.4g,%.4g,%.4g,%.4g,%.4g: %s", scene->box_min[0],

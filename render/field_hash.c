@@ -20,17 +20,18 @@ enum { PIECES = 3 };
 static const struct { double share; int halves; } pieces[PIECES] = {
     {3, 3}, {8, 1}, {0, 1}}; // the last one ends with the ray
 
-// Where so much light is left a ray ends: samples behind it carry no weight. While training it
-// ends sooner: what is lost is less than a level of 8 bits, and as many samples serve more rays.
+// Where so much light is left a ray ends: samples behind it carry no weight. (The viewer lets it
+// end where no picture shows a difference, view.c.) While training it ends sooner: what is lost is
+// less than a level of 8 bits, and as many samples serve more rays.
 static const double stop_of_views = 1e-4, stop_of_training = 3e-3;
 
 // At first longer steps: more rays share the samples, and what is fine cannot be told yet;
 // at last larger batches, which cost less a sample, when gradients are mostly noise (Smith and
 // others 2018, "Don't decay the learning rate, increase the batch size").
-static const render_phase phases[] = {{.end = 0.15, .coarse = 4, .growth = 1},
-                                      {.end = 0.5, .coarse = 2, .growth = 1},
-                                      {.end = 0.6, .coarse = 1.5, .growth = 1},
-                                      {.end = 1, .coarse = 1, .growth = 2}};
+static const render_phase phases[] = {{.end = 0.15, .stretch = 4, .growth = 1},
+                                      {.end = 0.5, .stretch = 2, .growth = 1},
+                                      {.end = 0.6, .stretch = 1.5, .growth = 1},
+                                      {.end = 1, .stretch = 1, .growth = 2}};
 
 static bool hash_open(render_model *model, ad_message *error) {
     ad_context *ctx = model->ctx;
@@ -79,12 +80,13 @@ static ad_tensor hash_density(render_model *model, ad_tensor points, ad_tensor c
     return density_of(model, features_of(model, points, count), count);
 }
 
-// Steps are `coarse` times as long as the settings have them, near the camera and far away.
-static render_march_options marching(const render_model *model, double coarse, int64_t capacity) {
-    const int steps = (int)(model->settings.march_steps / coarse);
+// Steps are so many times as long as the settings have them; those that grow with distance end at
+// the same length, a cell's diagonal.
+static render_march_options marching(const render_model *model, double stretch, int64_t capacity) {
+    const int steps = (int)(model->settings.march_steps / stretch);
     return (render_march_options){
         .domain = model->domain, .resolution = RESOLUTION, .steps = steps < 1 ? 1 : steps,
-        .cone_angle = model->cone_angle * coarse, .near_distance = model->near_distance,
+        .cone_angle = model->cone_angle * stretch, .near_distance = model->near_distance,
         .capacity = capacity};
 }
 
@@ -128,7 +130,8 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
     const render_settings *s = &model->settings;
     const int64_t capacity = how->capacity;
     const double stop = how->training ? stop_of_training : stop_of_views;
-    render_march_options march = marching(model, how->coarse, capacity);
+    const double stretch = how->stretch > 0 ? how->stretch : 1;
+    render_march_options march = marching(model, stretch, capacity);
     render_cull_options cull = {.stop = stop, .capacity = capacity};
     render_piece piece[PIECES];
     render_samples at;
@@ -139,7 +142,7 @@ static void hash_trace(render_model *model, ad_tensor origins, ad_tensor directi
     ad_no_grad_begin(ctx);
     for (int i = 0; i < PIECES; i++) {
         march.capacity = (pieces[i].halves * capacity + 1) / 2;
-        march.share = pieces[i].share;
+        march.share = pieces[i].share / stretch; // values are of steps as long as usual
         march.value = pieces[i].share > 0 ? model->states[OCCUPANCY_VALUE] : (ad_tensor){0};
         find_piece(model, origins, directions, live, &march, &cull, &piece[i], &known[i]);
         live = piece[i].samples.rays;

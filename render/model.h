@@ -23,14 +23,14 @@ typedef struct render_tracing {
     ad_tensor live;        // () u32: rays from here on are not traced; null: all are
     int64_t capacity;      // most samples; for views, where there is no look: at least one ray's
     bool training;         // jitter and losses
-    double coarse;         // steps along a ray are so many times the usual
+    double stretch;        // steps along a ray are so many times as long as usual; 0: 1
 } render_tracing;
 
 // A part of the training's schedule, in which all steps are of one kind.
 typedef struct render_phase {
     double end;            // share of the schedule
-    double coarse;         // see render_tracing
-    double growth;         // so many times the samples, rays and rate
+    double stretch;        // see render_tracing
+    int growth;            // so many times the samples, rays and rate
 } render_phase;
 
 typedef struct render_field {

@@ -394,7 +394,8 @@ typedef struct render_settings {        // 0 or NULL: the default of the preset
     bool bf16;                          // products of bf16 operands in the networks
     render_grid_options grid;
     int width;                          // of the networks' hidden layers
-    // The hash field's schedule (docs/field.md) has multiples of the next three.
+    // These three at the usual size: the hash field's schedule (docs/field.md) begins with fewer
+    // steps along a ray and ends with twice the samples, rays and rate.
     int64_t batch;                      // samples of an optimiser step
     int64_t rays;                       // most rays of a step
     int march_steps;                    // across the box's diagonal

@@ -107,9 +107,9 @@ static void train_step(render_trainer *t) {
     ad_context *ctx = t->ctx;
     render_model *model = t->model;
     const render_settings *s = &model->settings;
-    const int64_t rays = (int64_t)((double)s->rays * t->phase->growth);
-    const render_tracing how = {.live = t->live, .training = true, .coarse = t->phase->coarse,
-                                .capacity = (int64_t)((double)s->batch * t->phase->growth)};
+    const int64_t rays = s->rays * t->phase->growth;
+    const render_tracing how = {.live = t->live, .capacity = s->batch * t->phase->growth,
+                                .training = true, .stretch = t->phase->stretch};
     ad_tensor origins, directions, squares;
     render_traced traced = {0};
     ad_scope_begin(ctx, "step");
@@ -152,7 +152,7 @@ static void train_step(render_trainer *t) {
 
 // The phase at this share of the schedule. A step captured in another one is of no use any more.
 static void enter_phase(render_trainer *t, double progress) {
-    static const render_phase plain = {.end = 1, .coarse = 1, .growth = 1};
+    static const render_phase plain = {.end = 1, .growth = 1};
     const render_phase *phase = t->model->field->phases ? t->model->field->phases : &plain;
     while (progress >= phase->end && phase->end < 1) phase++;
     if (t->phase == phase) return;

@@ -11,8 +11,8 @@ struct render_trainer {
     ad_tensor live;            // () u32: rays of the next step
     ad_tensor sums, counts;    // since the last collection: loss, squares, steps; samples, rays
     ad_optimizer *grid_adam, *net_adam;
-    const render_phase *phase; // of the schedule, and
-    ad_program *program;       // one of its steps, after the first
+    const render_phase *phase; // of the schedule; NULL before the first step
+    ad_program *program;       // a step of this phase; NULL before its first here
     int64_t step;
     double sum[3];             // collected, not yet read
     uint64_t samples, rays;

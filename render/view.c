@@ -88,7 +88,7 @@ static int64_t trace_piece(viewing *v, int64_t count) {
                            ad_from(ctx, AD_F32, AD_SHAPE(count), l->from), PIECE, &traced);
     else
         model->field->trace(model, origins, directions,
-                            &(render_tracing){.capacity = CAPACITY, .coarse = 1}, &traced);
+                            &(render_tracing){.capacity = CAPACITY}, &traced);
     ad_no_grad_end(ctx);
     if (v->view->normal) normal = ray_normals(model, origins, directions, &traced);
     ad_read(ctx, traced.pixels.colour, l->colour, rays * 12);

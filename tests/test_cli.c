@@ -86,8 +86,11 @@ Test(cli, usage) {
     expect("render run --orbit 3 --split test", 2, "exclude each other");
     expect("help frobnicate", 2, "no command");
     expect("help help", 0, NULL);
-    expect("reconstruct --help", 0, NULL);
     char *text = words_of("out");
+    cr_expect_not_null(strstr(text, "adjoint reconstruct FOLDER"));
+    free(text);
+    expect("reconstruct --help", 0, NULL);
+    text = words_of("out");
     static const char *const options[] = {
         "--out", "--field", "--preset", "--time", "--steps", "--stop-at", "--batch", "--rays",
         "--precision", "--downscale", "--hold-out", "--tolerate", "--background", "--box",
@@ -307,13 +310,13 @@ Test(cli, help_says_what_an_option_means_in_a_command) {
 
 Test(cli, resume_is_exact) {
     bool few = fixture_reduced();
-    expect(few ? "reconstruct " SMALL "--steps 4 --out a --threads 2"
+    expect(few ? "reconstruct " SMALL "--steps 8 --out a --threads 2"
                : "reconstruct " LARGER "--steps 38 --out a --threads 2", 0, NULL);
-    // Ends in an early and in a late phase of the schedule.
-    expect(few ? "reconstruct " SMALL "--steps 4 --out b --stop-at 1 --threads 2"
+    // Ends in the midst of an early and of a late phase of the schedule.
+    expect(few ? "reconstruct " SMALL "--steps 8 --out b --stop-at 3 --threads 2"
                : "reconstruct " LARGER "--steps 38 --out b --stop-at 10 --threads 2",
            0, "--resume");
-    expect(few ? "reconstruct scene --out b --resume --stop-at 3 --threads 1"
+    expect(few ? "reconstruct scene --out b --resume --stop-at 6 --threads 1"
                : "reconstruct scene --out b --resume --stop-at 34 --threads 1", 0, "--resume");
     cr_expect(!same_files("a/snapshot.safetensors", "b/snapshot.safetensors"));
     // Pictures in between, however many, change nothing.

@@ -119,11 +119,12 @@ Test(gemm, all_variants_of_small_products) {
 
 Test(gemm, large_products_with_blocks_and_threads) {
     static const int64_t sizes[][3] = {{97, 129, 257}, {200, 70, 300}, {49, 1100, 65},
-                                       {130, 250, 520}};
+                                       {130, 250, 520}, {100, 330, 600}, {64, 64, 1024},
+                                       {12, 2100, 300}};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int v = 0; v < 4; v++) {
             product p = {sizes[s][0], sizes[s][1], sizes[s][2], v | 8 | 64, 0, false, false};
-            check(p, 4, 2);
+            check(p, 4, 2 + v);
             check(p, 8, 2);
         }
 }

@@ -1,8 +1,8 @@
 /* The occupancy grid against its plainest form: one cell after the other, one bit after the other.
  *
  * Sizes whose rows of bits are whole words, and whose rows are only whole bytes; several cascades;
- * grids whose mean lies above the threshold and below; answers that repeat, that are no numbers and
- * that are for no cell. */
+ * grids whose share of the mean lies above the threshold and below; answers that repeat, that are
+ * no numbers and that are for no cell. */
 #include "render/render.h"
 
 #include <criterion/criterion.h>

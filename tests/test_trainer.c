@@ -1,7 +1,8 @@
-/* The trainer's losses. What a first step reports is worked out by hand for rays that see nothing
- * (the background stands against the picture over it) and for rays that end in a grey wall; the
- * weighted terms beside the pixels' must lower what they measure. */
-#include "render/model.h"
+/* The trainer's losses and phases. What a first step reports is worked out by hand for rays that
+ * see nothing (the background stands against the picture over it) and for rays that end in a grey
+ * wall; the weighted terms beside the pixels' must lower what they measure. How large and how
+ * coarse steps are follows the share of the schedule. */
+#include "render/train.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -185,7 +186,10 @@ static void expect_size(const render_settings *settings, bool few) {
         render_progress before = train_at(&t, at, SETTLE), after = train_at(&t, at, STEPS);
         double samples = (double)(after.samples - before.samples) / times;
         double rays = (double)(after.rays - before.rays) / times, most = (double)settings->batch;
-        if (few) cr_expect_eq(rays, (double)settings->rays, "%g rays", rays);
+        uint32_t live = 0;
+        cr_assert(ad_read(t.ctx, t.trainer->live, &live, sizeof live));
+        if (few) cr_expect(rays == (double)settings->rays && live == settings->rays * (1 + late),
+                           "%g rays, then %u", rays, live);
         else cr_expect(samples > 0.8 * most && samples <= most, "%g samples", samples);
         if (late) cr_expect_float_eq(after.learning_rate / rate, 2, 1e-6);
         rate = after.learning_rate;
@@ -201,19 +205,23 @@ Test(trainer, late_steps_are_doubled) {
     expect_size(&settings, true);
 }
 
-// While nothing is known to be empty a ray has a quarter as many samples as at last, then half.
-Test(trainer, early_steps_are_coarse) {
+// While nothing is known to be empty the samples of a ray say how long its steps are.
+Test(trainer, early_steps_are_longer) {
     static const float grey[3] = {0.5f, 0.5f, 0.5f};
-    static const double at[3] = {0.14, 0.49, 0.6};
-    double each[3];
-    for (int i = 0; i < 3; i++) {
+    static const double just = 1e-9, at[][2] = { // share of the schedule, length
+        {0.15 - just, 4}, {0.15, 2}, {0.5 - just, 2}, {0.5, 1.5}, {0.6 - just, 1.5}, {0.6, 1}};
+    enum { CASES = sizeof at / sizeof *at };
+    double each[CASES];
+    for (int i = 0; i < CASES; i++) {
         training t = start(&small, 3, (uint8_t[4]){140, 128, 110, 255}, grey);
-        render_progress progress = train_at(&t, at[i], 10);
+        render_progress progress = train_at(&t, at[i][0], 10);
         each[i] = (double)progress.samples / (double)progress.rays;
         stop(&t);
     }
-    cr_expect_float_eq(each[2] / each[0], 4, 0.2, "%g and %g samples a ray", each[0], each[2]);
-    cr_expect_float_eq(each[2] / each[1], 2, 0.1, "%g and %g samples a ray", each[1], each[2]);
+    for (int i = 0; i < CASES; i++)
+        cr_expect_float_eq(each[CASES - 1] / each[i], at[i][1], 0.05 * at[i][1],
+                           "%g of the schedule: %g samples a ray, %g at last", at[i][0], each[i],
+                           each[CASES - 1]);
 }
 
 /* ---- the terms beside it */
@@ -248,7 +256,7 @@ static double distortion_of(training *t) {
                        (ad_tensor){0}, ad_from(t->ctx, AD_U32, AD_SHAPE(PIXELS, 2), ids),
                        &origins, &directions);
     model->field->trace(model, origins, directions,
-                        &(render_tracing){.capacity = 1 << 14, .coarse = 1}, &traced);
+                        &(render_tracing){.capacity = 1 << 14}, &traced);
     const render_samples *at = &traced.samples;
     ad_tensor each = render_distortion(t->ctx, traced.pixels.weight, at->t, at->delta,
                                        at->offsets);

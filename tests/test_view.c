@@ -87,7 +87,7 @@ static void trace(render_model *model, ad_tensor *origins, ad_tensor *directions
                        (ad_tensor){0}, ad_from(ctx, AD_U32, AD_SHAPE(PIXELS, 2), ids), origins,
                        directions);
     model->field->trace(model, *origins, *directions,
-                        &(render_tracing){.capacity = 1 << 16, .coarse = 1}, traced);
+                        &(render_tracing){.capacity = 1 << 16}, traced);
     ad_no_grad_end(ctx);
     cr_assert(!ad_failed(ctx), "%s", ad_error_text(ctx));
 }

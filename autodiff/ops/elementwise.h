@@ -2,7 +2,7 @@
  *
  * An operation of the family is a row of facts: a kernel body for each type (in f32 a second one
  * for results that go past the caches), one derivative rule per operand, and what the test harness
- * may feed it. Everything else (broadcasting, the strided walk, both derivative modes, cost,
+ * may feed it. Everything else (broadcasting, the strided walk, both derivative modes,
  * samples) is the same for all and lives in elementwise_family.c. The rows are made from the lines
  * of elementwise.def. */
 #ifndef ADJOINT_OPS_ELEMENTWISE_H
@@ -55,6 +55,7 @@ void ad_elementwise_infer(ad_infer *call, const ad_elementwise *e);
 void ad_elementwise_run(const ad_launch *launch, const ad_elementwise *e);
 void ad_elementwise_vjp(ad_vjp *call, const ad_elementwise *e);
 void ad_elementwise_jvp(ad_jvp *call, const ad_elementwise *e);
+
 // An operand that is repeated counts as often as it is read, a mask as its values' type.
 static inline void ad_elementwise_cost(const ad_infer *call, const ad_elementwise *e,
                                        double *flops, double *bytes) {

@@ -275,8 +275,8 @@ static void update_cpu(const ad_launch *launch) {
                      .cells = cells, .piece = (cells / 16 + PIECES - 1) / PIECES * 16,
                      .part = launch->workspace};
     double sum = 0;
-    // Fade, take the answers in, sum up. Most grids' mean lies above the threshold: so the bits
-    // are set as if it did, while the cells are at hand.
+    // Fade, take the answers in, sum up. Mostly the share of the mean lies above the threshold: so
+    // the bits are set as if it did, while the cells are at hand.
 #pragma omp parallel for num_threads(launch->threads) schedule(static, 1) if (cells > 65536)
     for (int64_t chunk = 0; chunk < PIECES / CHUNK_PIECES; chunk++) {
         int64_t first = chunk * CHUNK_PIECES * w.piece, end = first + CHUNK_PIECES * w.piece;
