@@ -61,7 +61,7 @@ static void add_settings(const cli_training *t, table *rows) {
     add_row(rows, "step", "%lld samples, at most %lld rays", (long long)s->batch,
             (long long)s->rays);
     add_row(rows, "learning rate", "%g to %g", s->learning_rate, s->learning_rate_end);
-    if (hash) add_row(rows, "late steps", "twice the samples, rays and rate");
+    if (hash) add_row(rows, "from 0.6 of the schedule on", "twice the samples, rays and rate");
     if (s->steps) add_row(rows, "schedule", "%lld steps", (long long)s->steps);
     else add_row(rows, "schedule", "%g s", s->seconds);
     add_row(rows, "box", "%.4g,%.4g,%.4g,%.4g,%.4g,%.4g: %s", scene->box_min[0],

@@ -118,7 +118,7 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
                    measured->psnr, measured->views, measured->of);
     cli_result(out, "step        %" PRId64 " samples, at most %" PRId64 " rays, rate %g to %g%s",
                s->batch, s->rays, s->learning_rate, s->learning_rate_end,
-               strcmp(s->field, "hash") == 0 ? "; late twice of each" : "");
+               strcmp(s->field, "hash") == 0 ? "; twice of each from 0.6 of the schedule on" : "");
     cli_result(out, "read        downscale %d, hold-out %d, tolerate %g %%", r->downscale,
                r->hold_out, r->tolerate);
     cli_result(out, "box         %.4g,%.4g,%.4g,%.4g,%.4g,%.4g: %s", scene->box_min[0],

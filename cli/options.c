@@ -239,6 +239,10 @@ bool cli_options_read(cli_options *options, cli_command_id command, int count, c
     if (extra)
         return ad_fail(error, "one %s is expected, and '%s' is one too many; see 'adjoint help %s'",
                        place, extra, options->name);
+    const cli_value *steps = &options->value[CLI_STEPS], *stop = &options->value[CLI_STOP_AT];
+    if (steps->given && stop->given && stop->integer > steps->integer)
+        return ad_fail(error, "--stop-at %s lies behind the last of --steps %s", stop->text,
+                       steps->text);
     return exclusive(options, horizon, 2, error) && exclusive(options, existing, 2, error)
         && exclusive(options, cameras, 3, error);
 }

@@ -319,6 +319,9 @@ static bool summarise(render_dataset *dataset, unsigned wanted, ad_message *erro
     if ((wanted & RENDER_TRAIN) && dataset->train_count + dataset->held_out_count < FRAMES_MIN)
         return ad_fail(error, "%s: expected at least %d images, found %d", dataset->folder,
                        FRAMES_MIN, dataset->count);
+    if ((wanted & RENDER_TRAIN) && dataset->train_count == 0)
+        return ad_fail(error, "%s: no image is left to train on: all %d are held out",
+                       dataset->folder, dataset->held_out_count);
     return !dataset->has_mask || !dataset->bytes || masked > 0 ||
            render_dataset_warn(dataset, error, "%s: the masks take out no pixel",
                                dataset->folder);

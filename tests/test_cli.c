@@ -74,6 +74,7 @@ Test(cli, usage) {
     expect("reconstruct scene --steps 1.5", 2, "a number");
     expect("reconstruct scene --steps 3 --time 5m", 2, "exclude each other");
     expect("reconstruct scene --resume --force", 2, "exclude each other");
+    expect("reconstruct scene --steps 3 --stop-at 4", 2, "--stop-at 4 lies behind the last of");
     expect("reconstruct scene --time 5q", 2, "60s, 5m");
     expect("reconstruct scene --box 1,2,3", 2, "six numbers");
     expect("reconstruct scene --box=0,0,0,1,1,-1", 2, "six numbers");

@@ -137,6 +137,7 @@ Test(dataset, every_nth_by_bytewise_name) {
     load(&dataset, &(render_dataset_options){.hold_out = -1});
     cr_assert(dataset.held_out_count == 0 && dataset.train_count == 18);
     render_dataset_free(&dataset);
+    refuse(&(render_dataset_options){.hold_out = 1}, "to train on: all 18 are held out");
 }
 
 Test(dataset, lists_of_names_and_repeated_images) {
