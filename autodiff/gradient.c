@@ -298,7 +298,7 @@ static bool step_back(sweep *s, ad_node *node, ad_tensor *dy) {
         dx[i] = target[i] = input[i] = (ad_tensor){0};
         if (!slot) continue;
         const ad_record *record = x[i] = ad_record_at(ctx, slot);
-        input[i] = (ad_tensor){slot, record->generation, ctx};
+        input[i] = ad_handle(ctx, slot);
         at[i] = place_of(s, record);
         if (at[i].index < 0 && !at[i].inner) continue;
         rule.wanted |= 1u << i;

@@ -27,7 +27,8 @@ static const double stop_of_views = 1e-4, stop_of_training = 3e-3;
 
 // At first longer steps: more rays share the samples, and what is fine cannot be told yet;
 // at last larger batches, which cost less a sample, when gradients are mostly noise (Smith and
-// others 2018, "Don't decay the learning rate, increase the batch size").
+// others 2018, "Don't decay the learning rate, increase the batch size"). That the last two fifths
+// are doubled is said in words by help, info and the report (cli/) as well.
 static const render_phase phases[] = {{.end = 0.15, .stretch = 4, .growth = 1},
                                       {.end = 0.5, .stretch = 2, .growth = 1},
                                       {.end = 0.6, .stretch = 1.5, .growth = 1},

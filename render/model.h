@@ -1,7 +1,8 @@
 /* model.h: the inside of a model and the interface of fields, for the files of render/.
  *
  * A field is a table of functions: it makes its parameters, traces rays to pixels, and keeps
- * whatever tells it where space is empty. The trainer and the viewer know nothing else of it. */
+ * whatever tells it where space is empty; and the phases of its training. The trainer and the
+ * viewer know nothing else of it. */
 #ifndef ADJOINT_RENDER_MODEL_H
 #define ADJOINT_RENDER_MODEL_H
 

@@ -1,5 +1,5 @@
 /* Views: what comes out piece by piece is what the composite of whole rays says, and what a fog of
- * constant density looks like. The field is as training would begin with it. */
+ * constant density looks like, thin, as training would begin with it, and thick. */
 #include "render/model.h"
 
 #include <criterion/criterion.h>
@@ -71,6 +71,41 @@ Test(view, a_uniform_fog_is_as_thick_as_the_formula_says) {
         }
     }
     cr_expect(inside > 20 && outside > 20, "%d, %d", inside, outside);
+}
+
+// Entries of 1, hidden numbers of 1: the density is 20 everywhere.
+static void thicken(render_model *model) {
+    enum { MOST = 1 << 14, GEOMETRY = 16, HIDDEN = 16 };
+    static float numbers[MOST];
+    ad_context *ctx = model->ctx;
+    int64_t entries = ad_count(ctx, model->parameters[0]);
+    int64_t weights = ad_count(ctx, model->parameters[1]);
+    cr_assert(entries <= MOST && weights <= MOST);
+    for (int64_t i = 0; i < entries; i++) numbers[i] = 1;
+    ad_write(ctx, model->parameters[0], numbers, (size_t)entries * sizeof *numbers);
+    for (int64_t i = 0; i < weights; i++) numbers[i] = (float)HIDDEN / (float)weights;
+    ad_write(ctx, model->parameters[1], numbers, (size_t)weights * sizeof *numbers);
+    for (int i = 0; i < GEOMETRY * HIDDEN; i++) numbers[i] = i < HIDDEN ? logf(20) / HIDDEN : 0;
+    cr_assert(ad_write(ctx, model->parameters[2], numbers, GEOMETRY * HIDDEN * sizeof *numbers));
+}
+
+// A thousandth of the light may be left where a ray ends, and no more.
+Test(view, a_wall_is_as_good_as_solid) {
+    ad_context *ctx;
+    ad_message error = {{0}};
+    render_model *model = open_model(&ctx, 2);
+    thicken(model);
+    render_view view = {.opacity = a.opacity};
+    cr_assert(render_model_view(model, &camera, blue, &view, &error), "%s", error.text);
+    for (int i = 0; i < PIXELS; i++) {
+        double x = (i % WIDTH + 0.5 - WIDTH / 2.0) / 15;
+        double y = (i / WIDTH + 0.5 - HEIGHT / 2.0) / 15;
+        if (fmax(fabs(x), fabs(y)) < 0.24) // through both faces
+            cr_expect(a.opacity[i] >= 1 - 1e-3f && a.opacity[i] <= 1, "pixel %d: %g", i,
+                      1 - (double)a.opacity[i]);
+    }
+    render_model_close(model);
+    ad_close(ctx);
 }
 
 // All rays by the field's own way of tracing whole ones, with its culling.

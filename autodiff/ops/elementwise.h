@@ -61,9 +61,8 @@ static inline void ad_elementwise_cost(const ad_infer *call, const ad_elementwis
                                        double *flops, double *bytes) {
     double count = (double)call->count;
     ad_type type = call->input[call->inputs - 1].type;
-    bool narrow = type == AD_F16 || type == AD_BF16;
     *flops = e->flops * count;
-    *bytes = count * (call->inputs + 1) * (narrow ? 2 : type == AD_F64 ? 8 : 4);
+    *bytes = count * (call->inputs + 1) * (ad_type_is_narrow(type) ? 2 : type == AD_F64 ? 8 : 4);
 }
 // Variants of several operands: 0 same shape, 1 the right one a scalar, 2 the right one a row,
 // 3 axes of size 1 on either side, 4 the left one a scalar; 5 to 9 the same with domains swapped,

@@ -313,8 +313,7 @@ void ad_elementwise_vjp(ad_vjp *call, const ad_elementwise *e) {
         if (last && e->reads & AD_READS_T_ONCE) ad_spend(call->ctx, call->dy[0]);
         ad_tensor dx = e->rule(call->ctx, i, call->dy[0], call->input, call->output[0],
                                call->attributes);
-        // A result of one operand has its shape.
-        if (call->inputs > 1 && dx.slot && !same_shape(call->ctx, dx, call->input[i]))
+        if (dx.slot && !same_shape(call->ctx, dx, call->input[i]))
             dx = ad_sum_to(call->ctx, dx, ad_shape_of(call->ctx, call->input[i]));
         call->dx[i] = dx;
     }
