@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "autodiff/cpu/amx.h"
 #include "autodiff/cpu/mlp.h"
 #include "bench/machine.h"
 
@@ -101,6 +102,7 @@ int main(int count, char **arguments) {
             for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
                 bench_case c = cases[i];
                 c.mlp.has_bias = true, c.mlp.bf16 = bf16;
+                c.mlp.amx = bf16 && ad_amx_ready();
                 c.mlp.hidden_activation = AD_CPU_RELU;
                 run_case(&c, threads, seconds, rate);
             }

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "autodiff/cpu/simd.h"
+#include "autodiff/cpu/amx.h"
 
 enum { BENCH_PEAK_CHAINS = 12, BENCH_PEAK_STEPS = 100000 };
 
@@ -35,31 +35,46 @@ static inline double bench_seconds(bench_moment begin, bench_moment end, int thr
     return threads == 1 && wall > 2e-3 ? end.processor - begin.processor : wall;
 }
 
-// GFLOP/s of independent multiply-adds in registers, on every thread at once.
+// Multiply-adds of one thread on operands that stay in registers; returns how many were done.
+static inline double bench_peak_work(const bool bf16, int thread, double *check) {
+#if AD_AMX
+    if (bf16 && ad_amx_ready()) {
+        _Alignas(64) uint32_t operand[AD_AMX_SIZE * AD_AMX_SIZE] = {0};
+        ad_amx unit;
+        ad_amx_begin(&unit);
+        for (int step = 0; step < BENCH_PEAK_STEPS; step++)
+            ad_amx_multiply(4, AD_AMX_SIZE, operand, AD_AMX_SIZE, operand, 0);
+        ad_amx_end();
+        return 4.0 * 2 * AD_AMX_SIZE * AD_AMX_SIZE * AD_AMX_SIZE * BENCH_PEAK_STEPS;
+    }
+#endif
+    ad_f32v sum[BENCH_PEAK_CHAINS];
+    volatile float seed = 1e-3f;
+    ad_f32v a = ad_f32v_set(0.999f + seed * (float)thread), b = ad_f32v_set(seed);
+    AD_UNROLL
+    for (int i = 0; i < BENCH_PEAK_CHAINS; i++) sum[i] = ad_f32v_set((float)i);
+    for (int step = 0; step < BENCH_PEAK_STEPS; step++) {
+        AD_UNROLL
+        for (int i = 0; i < BENCH_PEAK_CHAINS; i++)
+            sum[i] = bf16 ? ad_bf16v_dot((ad_u32v)a, (ad_u32v)b, sum[i])
+                          : ad_f32v_fma(sum[i], a, b);
+    }
+    AD_UNROLL
+    for (int i = 0; i < BENCH_PEAK_CHAINS; i++) *check += (double)sum[i][0];
+    return (double)AD_LANES * BENCH_PEAK_CHAINS * (bf16 ? 2 : 1) * BENCH_PEAK_STEPS;
+}
+
+// GFLOP/s on every thread at once.
 static inline double bench_peak_once(const bool bf16, int threads) {
     const bench_moment begin = bench_look();
-    double check = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : check)
-    for (int t = 0; t < threads; t++) {
-        ad_f32v sum[BENCH_PEAK_CHAINS];
-        volatile float seed = 1e-3f;
-        ad_f32v a = ad_f32v_set(0.999f + seed * (float)t), b = ad_f32v_set(seed);
-        AD_UNROLL
-        for (int i = 0; i < BENCH_PEAK_CHAINS; i++) sum[i] = ad_f32v_set((float)i);
-        for (int step = 0; step < BENCH_PEAK_STEPS; step++) {
-            AD_UNROLL
-            for (int i = 0; i < BENCH_PEAK_CHAINS; i++)
-                sum[i] = bf16 ? ad_bf16v_dot((ad_u32v)a, (ad_u32v)b, sum[i])
-                              : ad_f32v_fma(sum[i], a, b);
-        }
-        AD_UNROLL
-        for (int i = 0; i < BENCH_PEAK_CHAINS; i++) check += (double)sum[i][0];
-    }
+    double check = 0, products = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : check, products)
+    for (int t = 0; t < threads; t++)
+        products += bf16 ? bench_peak_work(true, t, &check) : bench_peak_work(false, t, &check);
     const double seconds = bench_seconds(begin, bench_look(), threads);
     volatile double sink = check; // the sums must be worth computing
     (void)sink;
-    const double products = (double)(AD_LANES * BENCH_PEAK_CHAINS * (bf16 ? 2 : 1));
-    return 2 * products * (double)BENCH_PEAK_STEPS * threads / seconds / 1e9;
+    return 2 * products / seconds / 1e9;
 }
 
 static inline double bench_peak(const bool bf16, int threads) {

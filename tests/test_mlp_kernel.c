@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "autodiff/cpu/amx.h"
 #include "autodiff/cpu/mlp.h"
 
 enum { STRIDE_EXTRA = 5, GUARD = 64 };
@@ -213,10 +214,11 @@ static void check_close(const char *name, const network *net, const float *got, 
         }
     const bool close = net->mlp.bf16 ? off <= rows * columns / 50 && worst <= scale / 16 : off == 0;
     cr_assert(close,
-              "%s of %d layers %d-%d-..-%d, bf16 %d, activation %d, %lld rows: off by %g of %g",
-              name, net->mlp.layers, net->mlp.width[0], net->mlp.width[1],
-              net->mlp.width[net->mlp.layers], net->mlp.bf16, (int)net->mlp.hidden_activation,
-              (long long)net->rows, worst, scale);
+              "%s of %d layers %d-%d-..-%d, %s, activation %d, %lld rows: off by %g of %g", name,
+              net->mlp.layers, net->mlp.width[0], net->mlp.width[1],
+              net->mlp.width[net->mlp.layers],
+              net->mlp.amx ? "bf16 by AMX" : net->mlp.bf16 ? "bf16" : "f32",
+              (int)net->mlp.hidden_activation, (long long)net->rows, worst, scale);
 }
 
 static void check_network(ad_cpu_mlp mlp, int64_t rows, int extra) {
@@ -261,27 +263,39 @@ static const ad_cpu_mlp shapes[] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-static void check_shapes(bool bf16) {
+// The kernels that this machine has: f32, bf16 by vectors, bf16 in the matrix unit.
+enum { F32, BF16, BF16_AMX };
+static int kernels(void) { return ad_amx_ready() ? 3 : 2; }
+
+static void set_kernel(ad_cpu_mlp *mlp, int kernel) {
+    mlp->bf16 = kernel != F32, mlp->amx = kernel == BF16_AMX;
+}
+
+static void check_shapes(int kernel) {
     static const int64_t rows[] = {1, 2, 3, 5, 64, 95, 97, 131, 1001};
     for (int s = 0; s < SHAPES; s++)
         for (int r = 0; r < 9; r++) {
             if (rows[r] > 500 && s > 6) continue;
             ad_cpu_mlp mlp = shapes[s];
-            mlp.bf16 = bf16;
+            set_kernel(&mlp, kernel);
             mlp.hidden_activation = (ad_cpu_activation)((s + r) % 3);
             mlp.leak = 0.25f;
             check_network(mlp, rows[r], (s + r) % 2 ? STRIDE_EXTRA : 0);
         }
 }
 
-Test(mlp_kernel, f32_agrees_with_plain_loops) { check_shapes(false); }
+Test(mlp_kernel, f32_agrees_with_plain_loops) { check_shapes(F32); }
 
-Test(mlp_kernel, bf16_agrees_with_plain_loops) { check_shapes(true); }
+Test(mlp_kernel, bf16_agrees_with_plain_loops) { check_shapes(BF16); }
+
+Test(mlp_kernel, bf16_in_the_matrix_unit_agrees_with_plain_loops) {
+    if (kernels() > BF16_AMX) check_shapes(BF16_AMX);
+}
 
 Test(mlp_kernel, strided_rows_leave_their_neighbours_alone) {
-    for (int bf16 = 0; bf16 < 2; bf16++) {
+    for (int kernel = F32; kernel < kernels(); kernel++) {
         ad_cpu_mlp mlp = shapes[6];
-        mlp.bf16 = bf16;
+        set_kernel(&mlp, kernel);
         network net = network_make(mlp, 101, STRIDE_EXTRA);
         const int in = mlp.width[0], out = mlp.width[mlp.layers];
         for (int64_t i = 0; i < 101 * net.x_stride; i++) net.dx[i] = guard_value;
@@ -298,9 +312,9 @@ Test(mlp_kernel, strided_rows_leave_their_neighbours_alone) {
 }
 
 Test(mlp_kernel, bits_do_not_depend_on_threads_or_neighbours) {
-    for (int bf16 = 0; bf16 < 2; bf16++) {
+    for (int kernel = F32; kernel < kernels(); kernel++) {
         ad_cpu_mlp mlp = shapes[4];
-        mlp.bf16 = bf16;
+        set_kernel(&mlp, kernel);
         mlp.hidden_activation = AD_CPU_RELU;
         const int64_t rows = 7001;
         network net = network_make(mlp, rows, 0);
@@ -336,9 +350,9 @@ Test(mlp_kernel, bits_do_not_depend_on_threads_or_neighbours) {
 }
 
 Test(mlp_kernel, accumulates_and_leaves_out_what_is_not_wanted) {
-    for (int bf16 = 0; bf16 < 2; bf16++) {
+    for (int kernel = F32; kernel < kernels(); kernel++) {
         ad_cpu_mlp mlp = shapes[4];
-        mlp.bf16 = bf16;
+        set_kernel(&mlp, kernel);
         mlp.hidden_activation = AD_CPU_RELU;
         network net = network_make(mlp, 300, 0);
         run_forward(&net, 1, true);
@@ -384,9 +398,9 @@ Test(mlp_kernel, no_rows_mean_zero_gradients) {
 }
 
 Test(mlp_kernel, not_a_number_is_not_hidden) {
-    for (int bf16 = 0; bf16 < 2; bf16++) {
+    for (int kernel = F32; kernel < kernels(); kernel++) {
         ad_cpu_mlp mlp = shapes[4];
-        mlp.bf16 = bf16;
+        set_kernel(&mlp, kernel);
         mlp.hidden_activation = AD_CPU_RELU;
         network net = network_make(mlp, 9, 0);
         net.x[3 * 32 + 2] = NAN;

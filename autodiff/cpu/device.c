@@ -83,7 +83,9 @@ const char *ad_build_text(void) {
 #else
 #define THREADS_TEXT "serial"
 #endif
-#ifdef __AVX512BF16__
+#if defined __AMX_BF16__ && defined __AVX512BF16__
+#define SIMD_TEXT "AVX-512 with bf16, AMX"
+#elif defined __AVX512BF16__
 #define SIMD_TEXT "AVX-512 with bf16"
 #elif defined __AVX512F__
 #define SIMD_TEXT "AVX-512"

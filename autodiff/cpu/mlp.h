@@ -9,6 +9,7 @@
 //
 // With bf16 set, inputs, weights, hidden activations and gradients of activations are rounded to
 // bf16 before they are multiplied; sums, y, dx and the gradients of the weights are f32.
+// With amx set the last bits differ from those without.
 
 #ifndef AD_CPU_MLP_H
 #define AD_CPU_MLP_H
@@ -22,6 +23,7 @@ typedef struct ad_cpu_mlp {
     int width[AD_CPU_MLP_LAYERS_MAX + 1]; // in, hidden ..., out; each 1 .. AD_CPU_MLP_WIDTH_MAX
     bool has_bias;
     bool bf16;
+    bool amx; // products of bf16 in the matrix unit; only where ad_amx_ready says so
     ad_cpu_activation hidden_activation;
     float leak;
 } ad_cpu_mlp;

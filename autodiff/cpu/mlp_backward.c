@@ -87,9 +87,9 @@ static const uint32_t *backward_input(const backward_pass *pass, int64_t first, 
 
 // One block: dz comes as words to broadcast over rows (`dz`: f32, or bf16 pairs of columns) and,
 // in bf16, as `dz_pairs` of rows for the sums over rows. Scratch: two blocks that hold the dz of
-// odd and of even layers, in bf16 each as halves and pairs, and one for x.
-static void backward_block(const backward_pass *pass, int64_t first, int rows, float *sums,
-                           uint32_t *scratch) {
+// odd and of even layers, in bf16 each as halves and pairs, one for x and one for turned pairs.
+static void backward_block(const backward_pass *pass, int64_t first, int rows, ad_amx *unit,
+                           float *sums, uint32_t *scratch) {
     const ad_cpu_mlp *mlp = pass->mlp;
     const ad_cpu_mlp_backward_job *job = pass->job;
     const int depth = ad_mlp_depth(mlp, rows);
@@ -110,13 +110,13 @@ static void backward_block(const backward_pass *pass, int64_t first, int rows, f
         const int in = mlp->width[l], padded = ad_mlp_padded(in);
         out = mlp->width[l + 1];
         float *layer_sums = sums + ad_mlp_sums_offset(mlp, l);
-        float *bias_sums = layer_sums + ad_mlp_aligned(4 * (size_t)out * (size_t)padded) / 4;
+        float *bias_sums = layer_sums + ad_mlp_padded(out) * padded;
         if (wanted(job->dbiases, l)) add_rows(mlp, dz_pairs, pairs_stride, depth, out, bias_sums);
 
         if (wanted(job->dweights, l)) {
-            ad_mlp_outer outer = {.depth = depth, .rows = out, .columns = padded, .a = dz_pairs,
-                                  .a_stride = pairs_stride, .b_stride = padded,
-                                  .sums = layer_sums};
+            ad_mlp_outer outer = {.unit = unit, .depth = depth, .rows = out, .columns = padded,
+                                  .a = dz_pairs, .a_stride = pairs_stride, .b_stride = padded,
+                                  .sums = layer_sums, .turned = scratch + 3 * pass->block};
             if (l > 0) outer.b = pass->saved[l - 1] + first / (mlp->bf16 ? 2 : 1) * padded;
             else outer.b = backward_input(pass, first, rows, scratch + 2 * pass->block,
                                           &outer.b_stride);
@@ -127,7 +127,7 @@ static void backward_block(const backward_pass *pass, int64_t first, int rows, f
         // The gradient of the layer's input: of x, or of the layer below through its activation.
         const bool through = l > 0 && mlp->hidden_activation != AD_CPU_IDENTITY;
         ad_mlp_product product = {
-            .rows = rows, .columns = in, .depth = ad_mlp_depth(mlp, out), .a = dz,
+            .unit = unit, .rows = rows, .columns = in, .depth = ad_mlp_depth(mlp, out), .a = dz,
             .a_stride = dz_stride, .b = pass->packed[l], .leak = mlp->leak,
             .activation = through ? mlp->hidden_activation : AD_CPU_IDENTITY,
             .gate = through ? pass->saved[l - 1] + first / (mlp->bf16 ? 2 : 1) * padded : NULL};
@@ -147,14 +147,16 @@ static void backward_block(const backward_pass *pass, int64_t first, int rows, f
     }
 }
 
-static void backward_owner(const backward_pass *pass, int64_t owner, uint32_t *scratch) {
+static void backward_owner(const backward_pass *pass, int64_t owner, ad_amx *unit,
+                           uint32_t *scratch) {
     const int64_t rows = pass->job->rows, blocks = (rows + AD_MLP_BLOCK - 1) / AD_MLP_BLOCK;
     const int64_t end = (owner + 1) * blocks / pass->owners;
     float *sums = pass->sums + (size_t)owner * pass->sums_words;
     memset(sums, 0, pass->sums_words * sizeof(float));
     for (int64_t b = owner * blocks / pass->owners; b < end; b++) {
         const int64_t first = b * AD_MLP_BLOCK, left = rows - first;
-        backward_block(pass, first, left < AD_MLP_BLOCK ? (int)left : AD_MLP_BLOCK, sums, scratch);
+        backward_block(pass, first, left < AD_MLP_BLOCK ? (int)left : AD_MLP_BLOCK, unit, sums,
+                       scratch);
     }
 }
 
@@ -178,7 +180,7 @@ static void backward_finish(const backward_pass *pass, int layer, int row) {
     float *dweight = wanted(pass->job->dweights, layer), *dbias = wanted(pass->job->dbiases, layer);
     if (dweight) add_owners(pass, sums + at * padded, (int)in, dweight + at * in);
     if (dbias && row == 0)
-        add_owners(pass, sums + ad_mlp_aligned(4 * out * padded) / 4, (int)out, dbias);
+        add_owners(pass, sums + (size_t)ad_mlp_padded((int)out) * padded, (int)out, dbias);
 }
 
 void ad_cpu_mlp_backward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_backward_job *job) {
@@ -193,13 +195,16 @@ void ad_cpu_mlp_backward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_ba
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int t = 0; t < threads; t++) {
         uint32_t *scratch = pass.scratch + (size_t)t * AD_MLP_SCRATCH_BLOCKS * pass.block;
+        ad_amx unit;
+        if (mlp->amx) ad_amx_begin(&unit);
         for (;;) {
             int64_t owner;
 #pragma omp atomic capture
             owner = next++;
             if (owner >= pass.owners) break;
-            backward_owner(&pass, owner, scratch);
+            backward_owner(&pass, owner, mlp->amx ? &unit : NULL, scratch);
         }
+        if (mlp->amx) ad_amx_end();
     }
     for (int l = pass.lowest; l < mlp->layers; l++) {
         const int out = mlp->width[l + 1];

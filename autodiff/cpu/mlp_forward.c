@@ -41,7 +41,8 @@ static void forward_prepare(forward_pass *pass) {
     pass->block = (size_t)AD_MLP_BLOCK * (size_t)ad_mlp_widest(mlp);
 }
 
-static void forward_block(const forward_pass *pass, int64_t first, int rows, uint32_t *scratch) {
+static void forward_block(const forward_pass *pass, int64_t first, int rows, ad_amx *unit,
+                          uint32_t *scratch) {
     const ad_cpu_mlp *mlp = pass->mlp;
     const float *x = pass->job->x + first * pass->x_stride;
     const uint32_t *input = (const uint32_t *)x; // of the layer, (rows, depth) words
@@ -59,8 +60,9 @@ static void forward_block(const forward_pass *pass, int64_t first, int rows, uin
                                          : NULL;
         uint32_t *output = scratch + (size_t)(l % 2) * pass->block;
         ad_mlp_product product = {
-            .rows = rows, .columns = out, .depth = ad_mlp_depth(mlp, mlp->width[l]),
-            .a = input, .a_stride = input_stride, .b = pass->packed[l], .bias = pass->bias[l],
+            .unit = unit, .rows = rows, .columns = out,
+            .depth = ad_mlp_depth(mlp, mlp->width[l]), .a = input, .a_stride = input_stride,
+            .b = pass->packed[l], .bias = pass->bias[l],
             .activation = last ? AD_CPU_IDENTITY : mlp->hidden_activation, .leak = mlp->leak};
         if (last) {
             product.c = pass->job->y + first * pass->y_stride;
@@ -95,6 +97,8 @@ void ad_cpu_mlp_forward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_for
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int t = 0; t < threads; t++) {
         uint32_t *scratch = pass.scratch + (size_t)t * AD_MLP_SCRATCH_BLOCKS * pass.block;
+        ad_amx unit;
+        if (mlp->amx) ad_amx_begin(&unit);
         for (;;) {
             int64_t task;
 #pragma omp atomic capture
@@ -107,8 +111,9 @@ void ad_cpu_mlp_forward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_for
                 int64_t first = task + b * AD_MLP_BLOCK, left = job->rows - first;
                 if (left <= 0) break;
                 forward_block(&pass, first, left < AD_MLP_BLOCK ? (int)left : AD_MLP_BLOCK,
-                              scratch);
+                              mlp->amx ? &unit : NULL, scratch);
             }
         }
+        if (mlp->amx) ad_amx_end();
     }
 }

@@ -47,9 +47,9 @@ size_t ad_mlp_packed_words(const ad_cpu_mlp *mlp, int layer, bool backward) {
 size_t ad_mlp_sums_offset(const ad_cpu_mlp *mlp, int layer) {
     size_t words = 0;
     for (int l = 0; l < layer; l++) {
-        size_t out = (size_t)mlp->width[l + 1];
+        const size_t out = (size_t)ad_mlp_padded(mlp->width[l + 1]);
         words += ad_mlp_aligned(4 * out * (size_t)ad_mlp_padded(mlp->width[l])) / 4;
-        words += ad_mlp_aligned(4 * (size_t)ad_mlp_padded((int)out)) / 4;
+        words += ad_mlp_aligned(4 * out) / 4;
     }
     return words;
 }

@@ -49,19 +49,10 @@ AD_INLINE void layer_store(const int rows, const int vectors, const ad_mlp_produ
     }
 }
 
-AD_INLINE void layer_tile(const bool bf16, const int rows, const int vectors,
-                          const ad_mlp_product *p, int row, int column) {
+// What follows the product: rows x vectors of the result, from (row, column) on.
+AD_INLINE void layer_finish(const bool bf16, const int rows, const int vectors,
+                            const ad_mlp_product *p, int row, int column, ad_tile_sums sum) {
     const int64_t padded = ad_mlp_padded(p->columns);
-    ad_tile_sums sum;
-    AD_UNROLL
-    for (int v = 0; v < vectors; v++) {
-        ad_f32v start = {0};
-        if (p->bias) start = ad_f32v_load(p->bias + column + v * AD_LANES);
-        AD_UNROLL
-        for (int r = 0; r < rows; r++) sum[r][v] = start;
-    }
-    ad_tile_multiply(bf16, false, rows, vectors, p->depth, p->a + row * p->a_stride, p->a_stride,
-                     (ad_tile_right){.words = p->b + column, .stride = padded}, sum);
     if (p->gate) layer_gate(bf16, rows, vectors, p, row, column, sum);
     else if (p->activation != AD_CPU_IDENTITY)
         ad_tile_activate(p->activation == AD_CPU_LEAKY_RELU, p->leak, rows, vectors, sum);
@@ -84,6 +75,22 @@ AD_INLINE void layer_tile(const bool bf16, const int rows, const int vectors,
             if (p->pairs) ad_u32v_store(p->pairs + at, ad_bf16v_pair(sum[r][v], sum[r + 1][v]));
         }
     }
+}
+
+AD_INLINE void layer_tile(const bool bf16, const int rows, const int vectors,
+                          const ad_mlp_product *p, int row, int column) {
+    ad_tile_sums sum;
+    AD_UNROLL
+    for (int v = 0; v < vectors; v++) {
+        ad_f32v start = {0};
+        if (p->bias) start = ad_f32v_load(p->bias + column + v * AD_LANES);
+        AD_UNROLL
+        for (int r = 0; r < rows; r++) sum[r][v] = start;
+    }
+    ad_tile_multiply(bf16, false, rows, vectors, p->depth, p->a + row * p->a_stride, p->a_stride,
+                     (ad_tile_right){.words = p->b + column, .stride = ad_mlp_padded(p->columns)},
+                     sum);
+    layer_finish(bf16, rows, vectors, p, row, column, sum);
 }
 
 AD_INLINE void layer_column(const bool bf16, const int vectors, const ad_mlp_product *p,
@@ -110,7 +117,44 @@ AD_INLINE void layer_columns(const bool bf16, const ad_mlp_product *p) {
     }
 }
 
+#if AD_AMX
+// Tiles of the matrix unit: their sums go by way of memory, and on from there two rows at a time.
+AD_INLINE void layer_column_amx(const int tiles, const ad_mlp_product *p, int column) {
+    _Alignas(64) float block[AD_AMX_SIZE][AD_AMX_TILES_MAX * AD_AMX_SIZE];
+    for (int row = 0; row < p->rows; row += AD_AMX_SIZE) {
+        ad_amx_start(tiles, p->bias ? p->bias + column : NULL);
+        ad_amx_multiply(tiles, p->depth, p->a + row * p->a_stride, p->a_stride, p->b + column,
+                        ad_mlp_padded(p->columns));
+        ad_amx_store(tiles, block[0], AD_AMX_TILES_MAX * AD_AMX_SIZE);
+        for (int r = 0; r < AD_AMX_SIZE && row + r < p->rows; r += 2) {
+            ad_tile_sums sum;
+            AD_UNROLL
+            for (int v = 0; v < tiles; v++) {
+                sum[0][v] = ad_f32v_load(block[r] + v * AD_LANES);
+                sum[1][v] = ad_f32v_load(block[r + 1] + v * AD_LANES);
+            }
+            layer_finish(true, 2, tiles, p, row + r, column, sum);
+        }
+    }
+}
+
+AD_INLINE void layer_columns_amx(const ad_mlp_product *p) {
+    const int padded = ad_mlp_padded(p->columns);
+    ad_amx_prepare(p->unit, p->depth);
+    for (int column = 0, tiles; column < padded; column += tiles * AD_AMX_SIZE) {
+        tiles = ad_tile_vectors((padded - column) / AD_AMX_SIZE);
+        if (tiles == 1) layer_column_amx(1, p, column);
+        else if (tiles == 2) layer_column_amx(2, p, column);
+        else if (tiles == 3) layer_column_amx(3, p, column);
+        else layer_column_amx(4, p, column);
+    }
+}
+#endif
+
 void ad_mlp_multiply(bool bf16, const ad_mlp_product *product) {
+#if AD_AMX
+    if (product->unit) return layer_columns_amx(product);
+#endif
     if (bf16) layer_columns(true, product);
     else layer_columns(false, product);
 }
@@ -158,7 +202,37 @@ AD_INLINE void outer_columns(const bool bf16, const ad_mlp_outer *p) {
     }
 }
 
+#if AD_AMX
+AD_INLINE void outer_tile_amx(const int tiles, const ad_mlp_outer *p, const uint32_t *a,
+                              int64_t a_stride, const uint32_t *b, float *sums) {
+    ad_amx_load(tiles, sums, p->columns);
+    ad_amx_multiply(tiles, p->depth, a, a_stride, b, p->b_stride);
+    ad_amx_store(tiles, sums, p->columns);
+}
+
+// The unit wants rows of a side by side: a is turned first.
+AD_INLINE void outer_columns_amx(const ad_mlp_outer *p) {
+    const int stride = ad_mlp_padded(p->depth);
+    ad_u32_transpose(p->a, p->a_stride, p->depth, p->rows, p->turned, stride);
+    ad_amx_prepare(p->unit, p->depth);
+    for (int column = 0, tiles; column < p->columns; column += tiles * AD_AMX_SIZE) {
+        tiles = ad_tile_vectors((p->columns - column) / AD_AMX_SIZE);
+        for (int row = 0; row < p->rows; row += AD_AMX_SIZE) {
+            float *sums = p->sums + (int64_t)row * p->columns + column;
+            const uint32_t *a = p->turned + row * stride, *b = p->b + column;
+            if (tiles == 1) outer_tile_amx(1, p, a, stride, b, sums);
+            else if (tiles == 2) outer_tile_amx(2, p, a, stride, b, sums);
+            else if (tiles == 3) outer_tile_amx(3, p, a, stride, b, sums);
+            else outer_tile_amx(4, p, a, stride, b, sums);
+        }
+    }
+}
+#endif
+
 void ad_mlp_accumulate(bool bf16, const ad_mlp_outer *outer) {
+#if AD_AMX
+    if (outer->unit) return outer_columns_amx(outer);
+#endif
     if (bf16) outer_columns(true, outer);
     else outer_columns(false, outer);
 }

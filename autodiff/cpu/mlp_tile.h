@@ -9,10 +9,12 @@
 #ifndef AD_CPU_MLP_TILE_H
 #define AD_CPU_MLP_TILE_H
 
+#include "autodiff/cpu/amx.h"
 #include "autodiff/cpu/mlp_plan.h"
 
 typedef struct ad_mlp_product {
-    int rows; // of the block; the bf16 kernels compute an even number
+    ad_amx *unit; // this thread's, or NULL: by vectors
+    int rows;     // of the block; the bf16 kernels compute an even number, and read up to a block
     int columns;
     int depth;         // in words
     const uint32_t *a; // (rows, depth) words
@@ -33,6 +35,7 @@ void ad_mlp_multiply(bool bf16, const ad_mlp_product *product);
 // Weight gradient of a block: sums (out, padded in) += a^T b, over `depth` rows or row pairs.
 // a: (depth, out) words, a_stride apart; b: (depth, padded in) words, b_stride apart.
 typedef struct ad_mlp_outer {
+    ad_amx *unit; // this thread's, or NULL: by vectors
     int depth;
     int rows;    // out
     int columns; // padded in
@@ -40,7 +43,8 @@ typedef struct ad_mlp_outer {
     int64_t a_stride;
     const uint32_t *b;
     int64_t b_stride;
-    float *sums;
+    float *sums;      // with room for padded out
+    uint32_t *turned; // scratch with a unit: (padded out, padded depth)
 } ad_mlp_outer;
 
 void ad_mlp_accumulate(bool bf16, const ad_mlp_outer *outer);

@@ -5,6 +5,7 @@
  * the fused rule sees, and which is not made where nothing is recorded. The composition is a chain
  * of ad_dense. Rows past `count` are dead: zero, and without gradient. */
 #include "autodiff/core.h"
+#include "autodiff/cpu/amx.h"
 #include "autodiff/cpu/mlp.h"
 
 #include <string.h>
@@ -16,7 +17,6 @@ typedef struct mlp_attributes {
 } mlp_attributes;
 
 extern const ad_op ad_op_mlp;
-
 
 // The kernels' description of the network, from weights that start at operand `first`.
 static ad_cpu_mlp network(const mlp_attributes *a, const ad_view *in, int first) {
@@ -98,6 +98,7 @@ static void mlp_cpu(const ad_launch *launch) {
         .rows = live, .x = in[X].data, .weights = weights, .biases = net.has_bias ? biases : NULL,
         .y = y, .saved = launch->outputs > 1 ? launch->output[1].data : NULL,
         .workspace = launch->workspace};
+    net.amx = net.bf16 && ad_amx_ready();
     if (live) ad_cpu_mlp_forward(&net, launch->threads, &job);
     memset(y + live * out, 0, (size_t)((in[X].size[0] - live) * out) * sizeof *y);
 }
@@ -146,6 +147,7 @@ static void back_cpu(const ad_launch *launch) {
         .rows = live, .x = in[X].data, .weights = weights, .saved = in[BACK_SAVED].data,
         .dy = in[BACK_DY].data, .dx = dx, .dweights = dweights,
         .dbiases = net.has_bias ? dbiases : NULL, .workspace = launch->workspace};
+    net.amx = net.bf16 && ad_amx_ready();
     if (live) ad_cpu_mlp_backward(&net, launch->threads, &job);
     else memset(launch->output[0].data, 0, (size_t)parameters_of(&net) * 4);
     if (dx) memset(dx + live * width, 0, (size_t)((rows - live) * width) * sizeof *dx);
