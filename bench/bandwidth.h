@@ -24,6 +24,8 @@ static inline void bench_stream_part(bench_stream kind, const float *a, const fl
     for (int64_t at = first; at < end; at += BENCH_STREAM_BLOCK) {
         for (int64_t i = at; i < at + BENCH_STREAM_BLOCK; i += AD_LANES) {
             ad_f32v x = ad_f32v_load(a + i);
+            ad_stream_ahead(a + i);
+            if (kind != BENCH_COPY) ad_stream_ahead(b + i);
             if (kind == BENCH_ADD) x += ad_f32v_load(b + i);
             if (kind == BENCH_TRIAD) x = ad_f32v_fma(ad_f32v_set(3), ad_f32v_load(b + i), x);
             ad_stream_copy(c + i, &x, sizeof x);

@@ -34,11 +34,13 @@ typedef struct ad_elementwise {
     double attributes[2];        // for samples
 } ad_elementwise;
 
-// A loop of a streaming body: a cache line at a time from registers to memory.
-#define AD_STREAM_LOOP(LOAD, VALUE)                                                               \
+// A loop of a streaming body: a cache line at a time from registers to memory, where AHEAD asks for
+// the operands' lines to come.
+#define AD_STREAM_LOOP(AHEAD, LOAD, VALUE)                                                        \
     int64_t at = 0;                                                                               \
     for (; at + AD_STREAM_LINE <= n; at += AD_STREAM_LINE) {                                      \
         _Alignas(AD_STREAM_ALIGN) float line[AD_STREAM_LINE];                                     \
+        AHEAD;                                                                                    \
         _Pragma("omp simd") for (int64_t i = at; i < at + AD_STREAM_LINE; i++) {                  \
             LOAD;                                                                                 \
             line[i - at] = VALUE;                                                                 \

@@ -77,13 +77,14 @@ static ad_tensor pow_slope_b(ad_context *ctx, ad_tensor a, ad_tensor y) {
         const float *left = (const float *)data[1], *right = (const float *)data[2];              \
         (void)user;                                                                               \
         if (stride[1] == 1 && stride[2] == 1) {                                                   \
-            AD_STREAM_LOOP(const float a = left[i]; const float b = right[i], VALUE)              \
+            AD_STREAM_LOOP(ad_stream_ahead(left + at); ad_stream_ahead(right + at),               \
+                           const float a = left[i]; const float b = right[i], VALUE)              \
         } else if (stride[1] == 1) {                                                              \
             const float b = right[0];                                                             \
-            AD_STREAM_LOOP(const float a = left[i], VALUE)                                        \
+            AD_STREAM_LOOP(ad_stream_ahead(left + at), const float a = left[i], VALUE)            \
         } else {                                                                                  \
             const float a = left[0];                                                              \
-            AD_STREAM_LOOP(const float b = right[i], VALUE)                                       \
+            AD_STREAM_LOOP(ad_stream_ahead(right + at), const float b = right[i], VALUE)          \
         }                                                                                         \
     }
 

@@ -87,7 +87,7 @@ static ad_tensor silu_slope(ad_context *ctx, ad_tensor x, ad_tensor y) {
 #define STREAM(NAME, VALUE)                                                                       \
     static void NAME(const void *user, int64_t n, char *const *data, const int64_t *stride) {     \
         OPERANDS(float, float)                                                                    \
-        AD_STREAM_LOOP(const float x = in[i], VALUE)                                              \
+        AD_STREAM_LOOP(ad_stream_ahead(in + at), const float x = in[i], VALUE)                    \
     }
 
 #define DEFINE(NAME, ATTRIBUTES, P, Q, VALUE, SLOPE, READS, FLOPS, LOW, HIGH, KINK, EXEMPT)       \

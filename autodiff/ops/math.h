@@ -112,14 +112,27 @@ AD_INLINE AD_FLOAT ad_math_exp_tail(AD_FLOAT r) {
 
 /* ---- Exponential and logarithm ---- */
 
-/* exp(high + low): x = n ln 2 + r, e^x = 2^n e^r. Takes -87 for NaN. */
+/* e^(x + low) / 2^n, where n is the whole number nearest to x / ln 2. */
+AD_INLINE AD_FLOAT ad_math_exp_fraction(AD_FLOAT x, AD_FLOAT low, AD_FLOAT n) {
+    AD_FLOAT r = ((x - n * AD_LN2_HIGH) - n * AD_LN2_LOW) + low;
+    return 1.0f + (r + r * r * ad_math_exp_tail(r));
+}
+
+/* exp(high + low). Takes -87 for NaN. */
 AD_INLINE AD_FLOAT ad_math_exp_sum(AD_FLOAT high, AD_FLOAT low) {
     AD_FLOAT x = high > -86.5f ? high : -86.5f;
     x = x < 89.0f ? x : 89.0f;
     AD_FLOAT n = AD_ROUND(x * 1.44269504f);
-    AD_FLOAT r = ((x - n * AD_LN2_HIGH) - n * AD_LN2_LOW) + low;
-    AD_FLOAT y = ad_math_scale(1.0f + (r + r * r * ad_math_exp_tail(r)), n);
+    AD_FLOAT y = ad_math_scale(ad_math_exp_fraction(x, low, n), n);
     return AD_BITS(y) < AD_TINY_BITS ? 0.0f : y;
+}
+
+/* The same of a number that is not positive, which cannot grow too large. */
+AD_INLINE AD_FLOAT ad_math_exp_negative(AD_FLOAT high) {
+    AD_FLOAT x = high > -86.5f ? high : -86.5f;
+    AD_FLOAT n = AD_ROUND(x * 1.44269504f);
+    AD_UINT y = AD_BITS(ad_math_exp_fraction(x, -0.0f, n)) + (AD_TO_UINT(AD_TO_INT(n)) << 23);
+    return y < AD_TINY_BITS ? 0.0f : AD_FROM_BITS(y);
 }
 
 AD_INLINE AD_FLOAT ad_math_exp(AD_FLOAT x) {
@@ -268,22 +281,22 @@ AD_INLINE AD_FLOAT ad_math_erf(AD_FLOAT x) {
     q = q * t + 6.34443998e-01f;
     q = q * t + 1.28815591e-01f;
     AD_FLOAT near = t + t * p;
-    AD_FLOAT far = 1.0f - ad_math_exp_sum(-t - t * q, -0.0f);
+    AD_FLOAT far = 1.0f - ad_math_exp_negative(-t - t * q);
     AD_FLOAT y = t < 0.927f ? near : far;
     return ad_math_finish(AD_FROM_BITS(AD_BITS(y) | (AD_BITS(x) & AD_SIGN_BIT)), x);
 }
 
-/* 1 / (1 + e^-x), with the exponential of a negative number only. */
+/* 1 / (1 + e^-x), with the exponential of a negative number only: zero, or 1e-37 at least, and
+ * then so is the quotient, whose divisor is 1. */
 AD_INLINE AD_FLOAT ad_math_sigmoid(AD_FLOAT x) {
-    AD_FLOAT e = ad_math_exp_sum(-AD_ABS(x), -0.0f);
+    AD_FLOAT e = ad_math_exp_negative(-AD_ABS(x));
     AD_FLOAT y = (x < 0.0f ? e : 1.0f) / (1.0f + e);
-    AD_FLOAT flushed = ad_math_magnitude(y) < AD_TINY_BITS ? 0.0f : y;
-    return ad_math_magnitude(x) > AD_INFINITY_BITS ? AD_FROM_BITS(AD_NAN_BITS) : flushed;
+    return ad_math_magnitude(x) > AD_INFINITY_BITS ? AD_FROM_BITS(AD_NAN_BITS) : y;
 }
 
 /* log(1 + e^x) = max(x, 0) + log1p(e^-|x|). */
 AD_INLINE AD_FLOAT ad_math_softplus(AD_FLOAT x) {
-    AD_FLOAT tail = ad_math_log1p(ad_math_exp_sum(-AD_ABS(x), -0.0f));
+    AD_FLOAT tail = ad_math_log1p(ad_math_exp_negative(-AD_ABS(x)));
     AD_FLOAT y = (x > 0.0f ? x : 0.0f) + tail;
     return ad_math_magnitude(x) > AD_INFINITY_BITS ? AD_FROM_BITS(AD_NAN_BITS) : y;
 }
