@@ -58,10 +58,15 @@ size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, int threads) {
 
 // ---------------------------------------------------------------- packing
 
-// `wide` numbers, padded to whole vectors.
-AD_INLINE void pack_row(const float *from, int64_t wide, float *to) {
+enum { PACK_AHEAD = 8 }; // rows further down, whose lines are asked for meanwhile
+
+// `wide` numbers, padded to whole vectors; rows of `from` are `stride` apart.
+AD_INLINE void pack_row(const float *from, int64_t stride, int64_t wide, float *to) {
     int64_t j = 0;
-    for (; j + AD_LANES <= wide; j += AD_LANES) ad_f32v_store(to + j, ad_f32v_load(from + j));
+    for (; j + AD_LANES <= wide; j += AD_LANES) {
+        __builtin_prefetch(from + PACK_AHEAD * stride + j);
+        ad_f32v_store(to + j, ad_f32v_load(from + j));
+    }
     if (j < wide) ad_f32v_store(to + j, ad_f32v_load_partial(from + j, (int)(wide - j)));
 }
 
@@ -75,7 +80,7 @@ static void pack_panel(const ad_cpu_gemm *job, const float *b, int64_t k0, int64
         return;
     }
     for (int64_t k = 0; k < depth; k++)
-        pack_row(b + (k0 + k) * job->ldb + first, wide, panel + k * stride);
+        pack_row(b + (k0 + k) * job->ldb + first, job->ldb, wide, panel + k * stride);
 }
 
 // ---------------------------------------------------------------- one block
@@ -100,7 +105,7 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
     if (job->transposed_a && block->depth * job->lda > DIRECT && block->columns > TINY) {
         const int64_t stride = spread(rows);
         for (int64_t k = 0; k < block->depth; k++)
-            pack_row(panel.a + k * job->lda, rows, block->packed_a + k * stride);
+            pack_row(panel.a + k * job->lda, job->lda, rows, block->packed_a + k * stride);
         panel.a = block->packed_a, panel.a_stride = stride;
     }
     int vectors = 0;
@@ -138,7 +143,7 @@ static void pack_block(const ad_cpu_gemm *job, const float *b, const gemm_block 
             const int64_t wide = least(block->columns - j, vectors * AD_LANES);
             float *to = block->packed_b + (block->packed ? j * block->depth : 0);
             if (rows)
-                pack_row(b + (block->k0 + k) * job->ldb + block->first + j, wide,
+                pack_row(b + (block->k0 + k) * job->ldb + block->first + j, job->ldb, wide,
                          to + k * padded(wide));
             else if (block->packed ? panel % threads == t : wide % AD_LANES != 0)
                 pack_panel(job, b, block->k0, block->depth, block->first + j, wide, to);

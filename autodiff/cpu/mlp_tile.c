@@ -9,7 +9,8 @@
 
 // ---------------------------------------------------------------- forward, gradient of the input
 
-// Chain rule through the activation: the saved activation is positive where its argument was.
+// Chain rule through the activation: the saved activation is positive where its argument was. The
+// next block's are asked for on the way, line by line: all at once they would wait for each other.
 AD_INLINE ad_f32v gated(ad_i32v positive, ad_f32v v, const ad_mlp_product *p) {
     if (p->activation == AD_CPU_RELU) return (ad_f32v)((ad_i32v)v & positive);
     return ad_f32v_select(positive, v, v * ad_f32v_set(p->leak));
@@ -17,12 +18,13 @@ AD_INLINE ad_f32v gated(ad_i32v positive, ad_f32v v, const ad_mlp_product *p) {
 
 AD_INLINE void layer_gate(const bool bf16, const int rows, const int vectors,
                           const ad_mlp_product *p, int row, int column, ad_tile_sums sum) {
-    const int64_t stride = ad_mlp_padded(p->columns);
+    const int64_t stride = ad_mlp_padded(p->columns), block = AD_MLP_BLOCK / (bf16 ? 2 : 1);
     AD_UNROLL
     for (int r = 0; r < rows; r++) {
         AD_UNROLL
         for (int v = 0; v < vectors; v++) {
             int64_t at = (row + r) / (bf16 ? 2 : 1) * stride + column + v * AD_LANES;
+            if (!bf16 || r % 2 == 0) __builtin_prefetch(p->gate + at + block * stride, 0, 2);
             ad_i32v saved = (ad_i32v)ad_u32v_load(p->gate + at);
             ad_i32v positive;
             if (!bf16) positive = (ad_i32v)((ad_f32v)saved > 0.0f);

@@ -7,6 +7,7 @@
 #include "autodiff/core.h"
 #include "autodiff/cpu/amx.h"
 #include "autodiff/cpu/mlp.h"
+#include "autodiff/ops/axes.h"
 
 #include <string.h>
 
@@ -35,33 +36,33 @@ static int64_t live_rows(const ad_view *x, const ad_view *count) {
 
 static bool check_widths(ad_infer *call, const ad_view *weight, const ad_view *bias, int layer,
                          int64_t in) {
+    const ad_type type = call->input[X].type;
+    const bool biased = ad_view_present(bias);
+    const bool types = ad_type_is_real(type) && weight->type == type
+                    && (!biased || bias->type == type);
+    const bool widths = weight->rank == 2 && weight->size[1] == in && weight->size[0] >= 1
+                     && weight->size[0] <= AD_CPU_MLP_WIDTH_MAX && in <= AD_CPU_MLP_WIDTH_MAX;
+    if (types && widths && (!biased || (bias->rank == 1 && bias->size[0] == weight->size[0])))
+        return true;
     char text[160];
     ad_view_text(weight, text, sizeof text);
-    ad_type type = call->input[X].type;
-    if (type == AD_I32 || type == AD_U32 || weight->type != type
-        || (ad_view_present(bias) && bias->type != type)) {
+    if (!types)
         ad_infer_fail(call, "x is %s, weight %d is %s: all must have one floating-point type",
                       ad_type_name(type), layer, text);
-        return false;
-    }
-    if (weight->rank != 2 || weight->size[1] != in || weight->size[0] < 1
-        || weight->size[0] > AD_CPU_MLP_WIDTH_MAX || in > AD_CPU_MLP_WIDTH_MAX) {
+    else if (!widths)
         ad_infer_fail(call, "weight %d is (out, %lld) with widths of at most %d, not %s", layer,
                       (long long)in, AD_CPU_MLP_WIDTH_MAX, text);
-        return false;
-    }
-    if (!ad_view_present(bias) || (bias->rank == 1 && bias->size[0] == weight->size[0]))
-        return true;
-    ad_infer_fail(call, "bias %d is (%lld)", layer, (long long)weight->size[0]);
+    else
+        ad_infer_fail(call, "bias %d is (%lld)", layer, (long long)weight->size[0]);
     return false;
 }
 
 static void mlp_infer(ad_infer *call) {
     const mlp_attributes *a = call->attributes;
     const ad_view *in = call->input;
-    char text[160];
-    ad_view_text(&in[X], text, sizeof text);
     if (in[X].rank != 2) {
+        char text[160];
+        ad_view_text(&in[X], text, sizeof text);
         ad_infer_fail(call, "x is (rows, in), not %s", text);
         return;
     }

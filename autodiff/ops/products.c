@@ -39,6 +39,9 @@ static const char *hint(const ad_view *a, const ad_view *b, bool ta, bool tb) {
 static bool check_matmul(ad_infer *call) {
     const matmul_attributes *flags = call->attributes;
     const ad_view *a = &call->input[0], *b = &call->input[1];
+    if (a->type == b->type && ad_type_is_real(a->type) && a->rank >= 2 && b->rank >= 2 &&
+        size_of(a, flags->transpose_a, 1) == size_of(b, flags->transpose_b, 0))
+        return true;
     char left[160], right[160];
     ad_view_text(a, left, sizeof left), ad_view_text(b, right, sizeof right);
     const char *of_a = flags->transpose_a ? " transposed" : "";
@@ -49,13 +52,11 @@ static bool check_matmul(ad_infer *call) {
     } else if (a->rank < 2 || b->rank < 2) {
         ad_infer_fail(call, "a is %s, b is %s: both need a rank of at least 2; reshape a vector to "
                       "(1, n) or (n, 1)", left, right);
-    } else if (size_of(a, flags->transpose_a, 1) != size_of(b, flags->transpose_b, 0)) {
+    } else {
         ad_infer_fail(call, "a is %s%s, b is %s%s: the inner sizes, %lld and %lld, must agree%s",
                       left, of_a, right, of_b, (long long)size_of(a, flags->transpose_a, 1),
                       (long long)size_of(b, flags->transpose_b, 0),
                       hint(a, b, flags->transpose_a, flags->transpose_b));
-    } else {
-        return true;
     }
     return false;
 }
@@ -174,28 +175,33 @@ static ad_product dense_product(const dense_attributes *attributes, const ad_vie
                         .relu = attributes->activation == AD_RELU};
 }
 
+static bool check_dense(ad_infer *call, const ad_view *x, const ad_view *w, const ad_view *bias) {
+    const bool sizes = x->rank >= 1 && w->rank == 2 && x->size[x->rank - 1] == w->size[1]
+                    && (!bias || (bias->rank == 1 && bias->size[0] == w->size[0]));
+    const bool types = x->type == w->type && (!bias || bias->type == w->type)
+                    && ad_type_is_real(x->type);
+    if (sizes && types) return true;
+    char of_x[160], of_w[160], of_bias[160] = "absent";
+    ad_view_text(x, of_x, sizeof of_x), ad_view_text(w, of_w, sizeof of_w);
+    if (bias) ad_view_text(bias, of_bias, sizeof of_bias);
+    if (!sizes)
+        ad_infer_fail(call, "x (..., in), weight (out, in) and bias (out) expected, but x is %s, "
+                      "weight %s, bias %s%s", of_x, of_w, of_bias,
+                      x->rank && w->rank == 2 && x->size[x->rank - 1] == w->size[0]
+                          ? "; is the weight transposed?" : "");
+    else
+        ad_infer_fail(call, "x is %s, weight %s, bias %s: all must have one floating-point type; "
+                      "see ad_cast", of_x, of_w, of_bias);
+    return false;
+}
+
 static void dense_shapes(ad_infer *call) {
     const dense_attributes *attributes = call->attributes;
     const ad_view *x = &call->input[X], *w = &call->input[WEIGHT];
     ad_view *y = &call->output[0];
     const ad_view *bias = call->inputs > BIAS && ad_view_present(&call->input[BIAS])
                         ? &call->input[BIAS] : NULL;
-    char of_x[160], of_w[160], of_bias[160] = "absent";
-    ad_view_text(x, of_x, sizeof of_x), ad_view_text(w, of_w, sizeof of_w);
-    if (bias) ad_view_text(bias, of_bias, sizeof of_bias);
-    if (x->rank < 1 || w->rank != 2 || x->size[x->rank - 1] != w->size[1]
-        || (bias && (bias->rank != 1 || bias->size[0] != w->size[0]))) {
-        ad_infer_fail(call, "x (..., in), weight (out, in) and bias (out) expected, but x is %s, "
-                      "weight %s, bias %s%s", of_x, of_w, of_bias,
-                      x->rank && w->rank == 2 && x->size[x->rank - 1] == w->size[0]
-                          ? "; is the weight transposed?" : "");
-        return;
-    }
-    if (x->type != w->type || (bias && bias->type != w->type) || !ad_type_is_real(x->type)) {
-        ad_infer_fail(call, "x is %s, weight %s, bias %s: all must have one floating-point type; "
-                      "see ad_cast", of_x, of_w, of_bias);
-        return;
-    }
+    if (!check_dense(call, x, w, bias)) return;
     *y = *x;
     y->size[x->rank - 1] = w->size[0];
     ad_product product = dense_product(attributes, call->input, call->inputs, y);
