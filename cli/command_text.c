@@ -25,14 +25,23 @@ static void add_place(const cli_training *t, ad_text *command) {
     add_word(command, t->run.path);
 }
 
+// What is computed on is not in the run folder.
+static void add_device(const cli_training *t, ad_text *command) {
+    const cli_value *v = t->options->value;
+    if (v[CLI_DEVICE].given) ad_text_format(command, " --device %s", v[CLI_DEVICE].text);
+    if (v[CLI_THREADS].given) ad_text_format(command, " --threads %s", v[CLI_THREADS].text);
+}
+
 void cli_training_eval_command(const cli_training *t, ad_text *command) {
     ad_text_string(command, "adjoint eval ");
     add_word(command, t->run.path);
+    add_device(t, command);
 }
 
 void cli_training_command(const cli_training *t, ad_text *command) {
     add_place(t, command);
     ad_text_string(command, " --resume");
+    add_device(t, command);
 }
 
 static void add_scene(const cli_training *t, ad_text *command) {
@@ -77,4 +86,5 @@ void cli_training_make_command(const cli_training *t, ad_text *command) {
     }
     add_scene(t, command);
     ad_text_format(command, " --seed %llu", (unsigned long long)t->seed);
+    add_device(t, command);
 }

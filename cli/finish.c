@@ -224,6 +224,9 @@ bool cli_training_say_settled(cli_training *t, ad_message *error) {
     if (s->steps)
         cli_note(&t->out, "finished: %" PRId64 " of %" PRId64 " steps, nothing is left to train",
                  t->step, s->steps);
+    else if (t->seconds > 1.05 * s->seconds)
+        cli_note(&t->out, "finished: %.0f s were trained, more than --time asks for (%.0f s), "
+                 "%" PRId64 " steps; a longer one goes on", t->seconds, s->seconds, t->step);
     else
         cli_note(&t->out, "finished: %.0f of %.0f s, %" PRId64 " steps; a longer --time goes on",
                  t->seconds, s->seconds, t->step);

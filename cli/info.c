@@ -36,9 +36,10 @@ static bool reading_find(reading *r, const cli_run *run, const ad_safetensors *f
     return true;
 }
 
-static bool is_reading(const char *name) {
+// Whether a member of the snapshot is in the line already, under its own or another name.
+static bool is_told(const char *name) {
     return strcmp(name, "downscale") == 0 || strcmp(name, "hold_out") == 0
-        || strcmp(name, "tolerate") == 0;
+        || strcmp(name, "tolerate") == 0 || strcmp(name, "horizon") == 0;
 }
 
 // What the call that ended with this snapshot measured; of another file nothing is known.
@@ -89,9 +90,9 @@ static bool send_json(cli_output *out, const cli_opened *opened, const reading *
     render_json_number(line, "tolerate", r->tolerate);
     for (int i = 0; i < opened->extra_count; i++) {
         const render_text *extra = &opened->extra[i];
-        if (strcmp(extra->name, "seconds") == 0 || strcmp(extra->name, "horizon") == 0)
+        if (strcmp(extra->name, "seconds") == 0)
             render_json_number(line, extra->name, atof(extra->text));
-        else if (!is_reading(extra->name))
+        else if (!is_told(extra->name))
             render_json_string(line, extra->name, extra->text);
     }
     return cli_event_send(out, error);

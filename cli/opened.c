@@ -59,6 +59,7 @@ const char *cli_split_name(render_split split) {
 bool cli_split_has(const render_dataset *dataset, render_split split, ad_message *error) {
     for (int i = 0; i < dataset->count; i++)
         if (dataset->frames[i].split == split) return true;
-    return ad_fail(error, "%s: there are no images in the split %s (%s)", dataset->folder,
-                   cli_split_name(split), dataset->split_rule);
+    return ad_fail(error, "%s: there are no images in the split %s, but %d in train, %d in val and "
+                   "%d in test (%s)", dataset->folder, cli_split_name(split), dataset->train_count,
+                   dataset->val_count, dataset->test_count, dataset->split_rule);
 }

@@ -15,9 +15,12 @@
 #include <time.h>
 #include <unistd.h>
 
+static volatile sig_atomic_t interrupted, silent; // told to stop; not to say so
+
 void cli_output_begin(cli_output *out, const cli_options *options) {
     *out = (cli_output){.json = options->value[CLI_JSON].given,
                         .quiet = options->value[CLI_QUIET].given};
+    silent = out->quiet;
 }
 
 void cli_output_end(cli_output *out) {
@@ -145,11 +148,12 @@ const char *cli_ssim_text(char text[32], double ssim) {
 
 /* ---- signals */
 
-static volatile sig_atomic_t interrupted;
-
+// The work goes on to where it can stop, which takes up to seconds; write is safe here.
 static void note_signal(int number) {
+    static const char text[] = "\nstopping; once more ends it at once, without a snapshot\n";
     (void)number;
     interrupted = 1;
+    if (!silent && write(STDERR_FILENO, text, sizeof text - 1) < 0) return;
 }
 
 void cli_signals_install(void) {

@@ -20,6 +20,7 @@ typedef struct cli_progress {
     bool shown;             // there is a bar on the screen now
     bool started;
     double first_share, first_seconds, drawn_seconds;
+    int64_t drawn_step;
 } cli_progress;
 
 /* Looks at the stream (usually stderr) and the environment. quiet: every later call does nothing.
@@ -30,7 +31,8 @@ void cli_progress_begin(cli_progress *progress, FILE *stream, bool quiet);
 void cli_progress_update(cli_progress *progress, const cli_progress_state *state);
 /* Takes the bar off the screen, before something else is printed. */
 void cli_progress_clear(cli_progress *progress);
-/* Clears, and prints the last state as a plain line. state NULL: only clears. */
+/* Clears, and prints the last state as a plain line, unless a log has it already. state NULL: only
+   clears. */
 void cli_progress_end(cli_progress *progress, const cli_progress_state *state);
 
 #endif

@@ -126,13 +126,18 @@ static bool resume(cli_training *t, ad_message *error) {
 static bool unseen(const cli_training *t, ad_message *error) {
     render_scene found;
     const render_scene *s = &t->scene;
+    char box[128] = "", near[48] = "";
     render_scene_guess(&found, &t->dataset);
+    if (t->options->value[CLI_BOX].given)
+        snprintf(box, sizeof box, " --box=%.4g,%.4g,%.4g,%.4g,%.4g,%.4g", found.box_min[0],
+                 found.box_min[1], found.box_min[2], found.box_max[0], found.box_max[1],
+                 found.box_max[2]);
+    if (t->options->value[CLI_NEAR].given)
+        snprintf(near, sizeof near, " --near %.4g", found.near_distance);
     return ad_fail(error, "no ray meets the box %.4g,%.4g,%.4g,%.4g,%.4g,%.4g beyond the near "
-                   "distance %.4g: the cameras suggest --box=%.4g,%.4g,%.4g,%.4g,%.4g,%.4g and "
-                   "--near %.4g", s->box_min[0], s->box_min[1], s->box_min[2], s->box_max[0],
-                   s->box_max[1], s->box_max[2], s->near_distance, found.box_min[0],
-                   found.box_min[1], found.box_min[2], found.box_max[0], found.box_max[1],
-                   found.box_max[2], found.near_distance);
+                   "distance %.4g%s%s%s", s->box_min[0], s->box_min[1], s->box_min[2],
+                   s->box_max[0], s->box_max[1], s->box_max[2], s->near_distance,
+                   *box || *near ? "; the cameras suggest" : "", box, near);
 }
 
 static bool choose_scene(cli_training *t, ad_message *error) {
@@ -181,6 +186,21 @@ static void say_scene(cli_training *t) {
              t->settings.field, (long long)render_model_parameters(t->model), t->settings.preset,
              t->settings.bf16 ? "bf16" : "f32", (unsigned long long)t->seed,
              ad_device_name(t->ctx));
+}
+
+// How long it will take, as far as that is known.
+static void say_plan(cli_training *t) {
+    char training[48], measuring[80] = "";
+    const render_settings *s = &t->settings;
+    int views = t->dataset.held_out_count;
+    if (t->limit >= 0 && t->limit < views) views = t->limit;
+    if (s->steps) snprintf(training, sizeof training, "%lld steps", (long long)s->steps);
+    else snprintf(training, sizeof training, "%g s", s->seconds);
+    if (views > 0)
+        snprintf(measuring, sizeof measuring, "; %d held-out view%s measured after that", views,
+                 views == 1 ? " is" : "s are");
+    cli_note(&t->out, "schedule    %s%s%s", training, t->step > 0 ? ", begun already" : "",
+             measuring);
 }
 
 static bool send_start(cli_training *t, ad_message *error) {
@@ -269,7 +289,10 @@ int cli_reconstruct(const cli_options *options) {
         say_scene(t);
         good = send_start(t, &error);
         if (cli_training_settled(t)) good = good && cli_training_say_settled(t, &error);
-        else good = good && cli_training_run(t, &error) && cli_training_finish(t, &error);
+        else {
+            say_plan(t);
+            good = good && cli_training_run(t, &error) && cli_training_finish(t, &error);
+        }
     }
     status = good ? 0 : cli_failed(&t->out, &error);
     if (t->out.metrics) fclose(t->out.metrics);

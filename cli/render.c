@@ -40,7 +40,10 @@ static bool views_of_split(views *v, const cli_options *options, const cli_opene
     if (!render_dataset_load(&dataset, data, &read, error)) return false;
     cli_dataset_warn(out, &dataset);
     render_split split = value->given ? cli_split_find(value->text) : dataset.held_out;
-    if (!value->given && dataset.held_out_count == 0) split = RENDER_TRAIN;
+    if (!value->given && dataset.held_out_count == 0) {
+        split = RENDER_TRAIN;
+        cli_note(out, "no views were held out: those it was trained on are rendered");
+    }
     bool good = cli_split_has(&dataset, split, error);
     v->cameras = calloc((size_t)dataset.count + 1, sizeof *v->cameras);
     v->names = calloc((size_t)dataset.count + 1, sizeof *v->names);

@@ -60,7 +60,19 @@ static bool check_nesting(const char *path, const char *bytes, size_t size, ad_m
     return true;
 }
 
+/* A file that cannot be meant: an empty one, or a picture in place of its folder. */
+static bool check_kind(const char *path, const char *bytes, size_t size, ad_message *error) {
+    const char *at = bytes;
+    while (at < bytes + size && isspace((unsigned char)*at)) at++;
+    if (at == bytes + size) return ad_fail(error, "%s: expected JSON, found an empty file", path);
+    if (size > 3 && (memcmp(bytes, "\xff\xd8\xff", 3) == 0 || memcmp(bytes, "\x89PNG", 4) == 0))
+        return ad_fail(error, "%s: expected a folder with images and transforms.json, or such a "
+                       "file, found an image", path);
+    return true;
+}
+
 static cJSON *parse_json(const char *path, const char *bytes, size_t size, ad_message *error) {
+    if (!check_kind(path, bytes, size, error)) return NULL;
     if (!check_nesting(path, bytes, size, error)) return NULL;
     const char *end = NULL;
     cJSON *root = cJSON_ParseWithLengthOpts(bytes, size, &end, false);

@@ -119,10 +119,17 @@ Test(cli_runs, a_run_at_its_end_is_left_as_it_is) {
 
 Test(cli_runs, what_is_printed_to_be_copied_is_quoted) {
     cli_training *t = calloc(1, sizeof *t);
+    cli_options options = {.place = "scene"};
     ad_text command = {0};
     strcpy(t->run.path, "a friend's run");
+    t->options = &options;
     cli_training_eval_command(t, &command);
     cr_expect_str_eq(command.bytes, "adjoint eval 'a friend'\\''s run'");
+    ad_text_free(&command);
+    options.value[CLI_THREADS] = (cli_value){.given = true, .text = "3", .integer = 3};
+    cli_training_command(t, &command);
+    cr_expect_str_eq(command.bytes, "adjoint reconstruct scene --out 'a friend'\\''s run' --resume "
+                                    "--threads 3");
     ad_text_free(&command);
     free(t);
 }
@@ -157,7 +164,8 @@ Test(cli_runs, a_box_that_no_ray_meets) {
     expect("reconstruct " SMALL "--steps 1 --box=90,90,90,91,91,91 --out run", 1,
            "no ray meets the box 90,90,90,91,91,91");
     cr_expect(!exists("run/snapshot.safetensors"));
-    expect("reconstruct " SMALL "--steps 1 --near 50 --out run", 1, "near distance 50");
+    expect("reconstruct " SMALL "--steps 1 --near 50 --out run", 1,
+           "near distance 50; the cameras suggest --near 0.");
     expect("reconstruct " SMALL "--steps 1 --limit 0 --box=0,0,0,0.05,0.05,0.05 --out run", 0,
            "of the rays meet the box");
 }
