@@ -225,9 +225,9 @@ static bool header_load(ad_safetensors *file, uint64_t file_bytes, ad_message *e
                        file->path);
     if (length > file_bytes - 8)
         return ad_fail(error,
-                       "%s: expected a safetensors file, found the beginning of one or another "
-                       "kind: its first 8 bytes mean a header of %" PRIu64 " bytes, and it has %"
-                       PRIu64, file->path, length, file_bytes);
+                       "%s: expected a safetensors file, found only the beginning of one, or "
+                       "another kind of file: its first 8 bytes mean a header of %" PRIu64
+                       " bytes, and the file has %" PRIu64, file->path, length, file_bytes);
     file->header = malloc((size_t)length + 1);
     if (!file->header) return ad_fail(error, "%s: out of memory", file->path);
     if (!bytes_read(file, file->header, 8, (size_t)length, error)) return false;

@@ -35,7 +35,8 @@ static inline double bench_seconds(bench_moment begin, bench_moment end, int thr
     return threads == 1 && wall > 2e-3 ? end.processor - begin.processor : wall;
 }
 
-// Multiply-adds of one thread on operands that stay in registers; returns how many were done.
+// Multiply-adds of one thread on operands in registers, or in the matrix unit on tiles from the
+// nearest cache; returns how many were done.
 static inline double bench_peak_work(const bool bf16, int thread, double *check) {
 #if AD_AMX
     if (bf16 && ad_amx_ready()) {

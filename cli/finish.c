@@ -224,9 +224,9 @@ bool cli_training_say_settled(cli_training *t, ad_message *error) {
     if (s->steps)
         cli_note(&t->out, "finished: %" PRId64 " of %" PRId64 " steps, nothing is left to train",
                  t->step, s->steps);
-    else if (t->seconds > 1.05 * s->seconds)
-        cli_note(&t->out, "finished: %.0f s were trained, more than --time asks for (%.0f s), "
-                 "%" PRId64 " steps; a longer one goes on", t->seconds, s->seconds, t->step);
+    else if (t->options->value[CLI_TIME].given && t->seconds > s->seconds + 1)
+        cli_note(&t->out, "finished: it has trained %.0f s already, %" PRId64 " steps, and --time "
+                 "asks for %.0f s; a --time beyond that goes on", t->seconds, t->step, s->seconds);
     else
         cli_note(&t->out, "finished: %.0f of %.0f s, %" PRId64 " steps; a longer --time goes on",
                  t->seconds, s->seconds, t->step);

@@ -42,6 +42,13 @@ static bool is_told(const char *name) {
         || strcmp(name, "tolerate") == 0 || strcmp(name, "horizon") == 0;
 }
 
+// The seconds that the schedule has now: --time may have been given again.
+static double horizon_find(const cli_opened *opened) {
+    for (int i = 0; i < opened->extra_count; i++)
+        if (strcmp(opened->extra[i].name, "horizon") == 0) return atof(opened->extra[i].text);
+    return render_model_settings(opened->model)->seconds;
+}
+
 // What the call that ended with this snapshot measured; of another file nothing is known.
 static cli_measured measured_find(const cli_opened *opened, const uint64_t totals[3]) {
     cli_measured measured;
@@ -74,7 +81,7 @@ static bool send_json(cli_output *out, const cli_opened *opened, const reading *
     render_json_integer(line, "rays", (int64_t)totals[2]);
     render_json_number(line, "psnr", measured->psnr);
     render_json_integer(line, "horizon_steps", s->steps);
-    render_json_number(line, "horizon_seconds", s->seconds);
+    render_json_number(line, "horizon_seconds", horizon_find(opened));
     render_json_integer(line, "batch", s->batch);
     render_json_integer(line, "step_rays", s->rays);
     render_json_number(line, "learning_rate", s->learning_rate);
@@ -113,7 +120,7 @@ static void print(cli_output *out, const cli_opened *opened, const ad_safetensor
                    s->steps, digits, (double)totals[1] / 1e6);
     else
         cli_result(out, "trained     %" PRIu64 " steps, %.*f M samples, schedule of %g s",
-                   totals[0], digits, (double)totals[1] / 1e6, s->seconds);
+                   totals[0], digits, (double)totals[1] / 1e6, horizon_find(opened));
     if (isfinite(measured->psnr))
         cli_result(out, "measured    PSNR %.2f dB on %.0f of %.0f views held out, at this step",
                    measured->psnr, measured->views, measured->of);

@@ -59,7 +59,15 @@ const char *cli_split_name(render_split split) {
 bool cli_split_has(const render_dataset *dataset, render_split split, ad_message *error) {
     for (int i = 0; i < dataset->count; i++)
         if (dataset->frames[i].split == split) return true;
-    return ad_fail(error, "%s: there are no images in the split %s, but %d in train, %d in val and "
-                   "%d in test (%s)", dataset->folder, cli_split_name(split), dataset->train_count,
-                   dataset->val_count, dataset->test_count, dataset->split_rule);
+    const int count[] = {dataset->train_count, dataset->val_count, dataset->test_count};
+    const render_split of[] = {RENDER_TRAIN, RENDER_VAL, RENDER_TEST};
+    char others[96] = "";
+    for (int i = 0; i < 3; i++) {
+        size_t used = strlen(others);
+        if (count[i] > 0 && of[i] != split)
+            snprintf(others + used, sizeof others - used, "%s %s (%d)", used ? "," : "; there are",
+                     cli_split_name(of[i]), count[i]);
+    }
+    return ad_fail(error, "%s: there are no images in the split %s%s: %s", dataset->folder,
+                   cli_split_name(split), others, dataset->split_rule);
 }

@@ -66,7 +66,7 @@ const cli_option cli_option_table[CLI_OPTIONS] = {
     [CLI_SPLIT] = {"split", "test|val|train", WORD, CLI_RENDER | CLI_EVAL, 0, 0, NULL,
         "test, val or train", "the views of this split (the one held out)"},
     [CLI_LIMIT] = {"limit", "N", INTEGER, TRAIN | CLI_EVAL, 0, 2147483647, NULL,
-        "a whole number of views",
+        "a number of views, 0 for none",
         "measure N of the views held out; 0: none (as many as time allows)"},
     [CLI_DEVICE] = {"device", "auto|cpu", WORD, ALL, 0, 0, NULL, "auto or cpu",
         "what to compute on (auto)"},

@@ -148,12 +148,15 @@ const char *cli_ssim_text(char text[32], double ssim) {
 
 /* ---- signals */
 
-// The work goes on to where it can stop, which takes up to seconds; write is safe here.
+// The work goes on to where it can stop, which may take seconds; write is safe in a handler.
 static void note_signal(int number) {
-    static const char text[] = "\nstopping; once more ends it at once, without a snapshot\n";
+    static const char text[] = "\nstopping as soon as it can; once more ends it at once\n";
+    const int kept = errno;
     (void)number;
     interrupted = 1;
-    if (!silent && write(STDERR_FILENO, text, sizeof text - 1) < 0) return;
+    ssize_t written = silent ? 0 : write(STDERR_FILENO, text, sizeof text - 1);
+    (void)written;
+    errno = kept;
 }
 
 void cli_signals_install(void) {

@@ -147,7 +147,7 @@ void cli_progress_update(cli_progress *progress, const cli_progress_state *state
     }
     double interval = progress->terminal ? 0.1 : state->seconds < 120 ? 5 : 30;
     if (state->seconds - progress->drawn_seconds < interval) return;
-    progress->drawn_seconds = state->seconds, progress->drawn_step = state->step;
+    progress->drawn_seconds = state->seconds, progress->drawn = *state;
     if (progress->terminal)
         line_draw(progress, state);
     else
@@ -166,8 +166,9 @@ void cli_progress_clear(cli_progress *progress) {
 void cli_progress_end(cli_progress *progress, const cli_progress_state *state) {
     if (!progress->stream) return;
     cli_progress_clear(progress);
-    bool printed = !progress->terminal && state && state->step > 0
-                && state->step == progress->drawn_step;
+    const cli_progress_state *drawn = &progress->drawn;
+    bool printed = !progress->terminal && state && state->step > 0 && state->step == drawn->step
+                && state->loss == drawn->loss && state->psnr == drawn->psnr;
     if (state && !printed) line_print(progress, state);
     fflush(progress->stream);
     progress->stream = NULL;

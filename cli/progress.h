@@ -20,7 +20,7 @@ typedef struct cli_progress {
     bool shown;             // there is a bar on the screen now
     bool started;
     double first_share, first_seconds, drawn_seconds;
-    int64_t drawn_step;
+    cli_progress_state drawn; // of the last line
 } cli_progress;
 
 /* Looks at the stream (usually stderr) and the environment. quiet: every later call does nothing.

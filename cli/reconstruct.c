@@ -137,7 +137,8 @@ static bool unseen(const cli_training *t, ad_message *error) {
     return ad_fail(error, "no ray meets the box %.4g,%.4g,%.4g,%.4g,%.4g,%.4g beyond the near "
                    "distance %.4g%s%s%s", s->box_min[0], s->box_min[1], s->box_min[2],
                    s->box_max[0], s->box_max[1], s->box_max[2], s->near_distance,
-                   *box || *near ? "; the cameras suggest" : "", box, near);
+                   *box || *near ? "; the cameras suggest" : "; --box and --near say where to look",
+                   box, near);
 }
 
 static bool choose_scene(cli_training *t, ad_message *error) {
@@ -190,17 +191,17 @@ static void say_scene(cli_training *t) {
 
 // How long it will take, as far as that is known.
 static void say_plan(cli_training *t) {
-    char training[48], measuring[80] = "";
+    char training[48], stop[48] = "", measuring[80] = "";
     const render_settings *s = &t->settings;
     int views = t->dataset.held_out_count;
     if (t->limit >= 0 && t->limit < views) views = t->limit;
     if (s->steps) snprintf(training, sizeof training, "%lld steps", (long long)s->steps);
     else snprintf(training, sizeof training, "%g s", s->seconds);
+    if (t->stop_at) snprintf(stop, sizeof stop, ", to step %lld now", (long long)t->stop_at);
     if (views > 0)
-        snprintf(measuring, sizeof measuring, "; %d held-out view%s measured after that", views,
-                 views == 1 ? " is" : "s are");
-    cli_note(&t->out, "schedule    %s%s%s", training, t->step > 0 ? ", begun already" : "",
-             measuring);
+        snprintf(measuring, sizeof measuring, "; then %s%d held-out view%s measured",
+                 t->limit < 0 && views > 1 ? "up to " : "", views, views == 1 ? " is" : "s are");
+    cli_note(&t->out, "schedule    %s%s%s", training, stop, measuring);
 }
 
 static bool send_start(cli_training *t, ad_message *error) {

@@ -66,8 +66,8 @@ static bool check_kind(const char *path, const char *bytes, size_t size, ad_mess
     while (at < bytes + size && isspace((unsigned char)*at)) at++;
     if (at == bytes + size) return ad_fail(error, "%s: expected JSON, found an empty file", path);
     if (size > 3 && (memcmp(bytes, "\xff\xd8\xff", 3) == 0 || memcmp(bytes, "\x89PNG", 4) == 0))
-        return ad_fail(error, "%s: expected a folder with images and transforms.json, or such a "
-                       "file, found an image", path);
+        return ad_fail(error, "%s: expected transforms.json, or the folder with it and its images, "
+                       "found an image", path);
     return true;
 }
 

@@ -63,7 +63,7 @@ Test(cli, usage) {
     expect("help evil", 2, "did you mean 'eval'");
     expect("reconstruct scene --steps 5000000000", 2, "2147483647");
     expect("reconstruct scene --preview never", 2, "or none");
-    expect("eval run --limit 0", 2, "expected a whole number");
+    expect("eval run --limit 0", 2, "expected a number of views from 1 on");
     expect("reconstruct", 2, "which folder");
     expect("reconstruct scene another", 2, "one too many");
     expect("reconstruct scene --stepz 3", 2, "did you mean '--steps'");

@@ -74,6 +74,17 @@ Test(cli_runs, what_info_says_applied) {
     free(text);
 }
 
+Test(cli_runs, info_has_the_schedule_as_it_is_now) {
+    expect("reconstruct " SMALL "--time 1h --stop-at 1 --limit 0 --out run", 0, NULL);
+    expect("reconstruct scene --out run --resume --time 2h --stop-at 2 --limit 0", 0, NULL);
+    char *text = output_of("info run --json");
+    cr_expect_not_null(strstr(text, "\"horizon_seconds\":7200,"), "%s", text);
+    free(text);
+    text = output_of("info run");
+    cr_expect_not_null(strstr(text, "schedule of 7200 s"), "%s", text);
+    free(text);
+}
+
 /* ---- measuring */
 
 Test(cli_runs, as_many_views_are_measured_as_asked_for) {

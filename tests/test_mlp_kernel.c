@@ -9,8 +9,10 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
+#include "autodiff/autodiff.h"
 #include "autodiff/cpu/amx.h"
 #include "autodiff/cpu/mlp.h"
 
@@ -53,7 +55,18 @@ static void check_guard(const float *numbers, size_t count, const char *name) {
         cr_assert(numbers[i] == guard_value, "%s: wrote %zu past its end", name, i - count);
 }
 
-static void *aligned(size_t bytes) { return aligned_alloc(64, (bytes + 127) / 64 * 64); }
+// Memory of not-a-numbers, so that what is read before it was written shows, and a guard behind.
+static void *poisoned(size_t bytes) {
+    char *memory = aligned_alloc(64, (bytes + GUARD + 127) / 64 * 64);
+    memset(memory, 0xff, bytes + GUARD);
+    return memory;
+}
+
+static void check_poison(const void *memory, size_t bytes, const char *name) {
+    for (size_t i = bytes; i < bytes + GUARD; i++)
+        cr_assert(((const uint8_t *)memory)[i] == 0xff, "%s: wrote %zu past its end", name,
+                  i - bytes);
+}
 
 static network network_make(ad_cpu_mlp mlp, int64_t rows, int extra) {
     network net = {.mlp = mlp, .rows = rows};
@@ -70,7 +83,7 @@ static network network_make(ad_cpu_mlp mlp, int64_t rows, int extra) {
         net.dweights[l] = random_numbers(k * n, 1);
         net.dbiases[l] = random_numbers(n, 1);
     }
-    net.saved = aligned(ad_cpu_mlp_saved_bytes(&net.mlp, rows));
+    net.saved = poisoned(ad_cpu_mlp_saved_bytes(&net.mlp, rows));
     return net;
 }
 
@@ -83,23 +96,28 @@ static void network_free(network *net) {
 }
 
 static void run_forward(network *net, int threads, bool save) {
-    void *workspace = aligned(ad_cpu_mlp_workspace(&net->mlp, net->rows, threads, false));
+    const size_t bytes = ad_cpu_mlp_workspace(&net->mlp, net->rows, threads, false);
+    void *workspace = poisoned(bytes);
     ad_cpu_mlp_forward(&net->mlp, threads, &(ad_cpu_mlp_forward_job){
         .rows = net->rows, .x = net->x, .x_stride = net->x_stride,
         .weights = (const float *const *)net->weights,
         .biases = (const float *const *)net->biases, .y = net->y, .y_stride = net->y_stride,
         .saved = save ? net->saved : NULL, .workspace = workspace});
+    check_poison(workspace, bytes, "workspace");
+    check_poison(net->saved, ad_cpu_mlp_saved_bytes(&net->mlp, net->rows), "saved");
     free(workspace);
 }
 
 static void run_backward(network *net, int threads, bool input, bool accumulate) {
-    void *workspace = aligned(ad_cpu_mlp_workspace(&net->mlp, net->rows, threads, true));
+    const size_t bytes = ad_cpu_mlp_workspace(&net->mlp, net->rows, threads, true);
+    void *workspace = poisoned(bytes);
     ad_cpu_mlp_backward(&net->mlp, threads, &(ad_cpu_mlp_backward_job){
         .rows = net->rows, .x = net->x, .x_stride = net->x_stride,
         .weights = (const float *const *)net->weights, .saved = net->saved, .dy = net->dy,
         .dy_stride = net->y_stride, .dx = input ? net->dx : NULL, .dx_stride = net->x_stride,
         .dweights = net->dweights, .dbiases = net->mlp.has_bias ? net->dbiases : NULL,
         .accumulate = accumulate, .workspace = workspace});
+    check_poison(workspace, bytes, "workspace");
     free(workspace);
 }
 
@@ -290,6 +308,46 @@ Test(mlp_kernel, bf16_agrees_with_plain_loops) { check_shapes(BF16); }
 
 Test(mlp_kernel, bf16_in_the_matrix_unit_agrees_with_plain_loops) {
     if (kernels() > BF16_AMX) check_shapes(BF16_AMX);
+    else cr_log_warn("skipped: this build or this process has no matrix unit");
+}
+
+// Where the processor has the unit and the build knows it, it is there to be used, and is: by the
+// kernels when told, by the operation on its own. Its order of summation tells.
+Test(mlp_kernel, the_matrix_unit_is_used_where_there_is_one) {
+    char line[4096] = "";
+    FILE *processor = fopen("/proc/cpuinfo", "r");
+    while (processor && fgets(line, sizeof line, processor) && strncmp(line, "flags", 5) != 0) {}
+    if (processor) fclose(processor);
+    cr_expect_eq(ad_amx_ready(), AD_AMX && strstr(line, " amx_bf16") != NULL);
+    if (!ad_amx_ready()) return;
+
+    ad_cpu_mlp mlp = {.layers = 2, .width = {32, 64, 16}, .bf16 = true, .amx = true,
+                      .hidden_activation = AD_CPU_RELU};
+    enum { ROWS = 200, Y = ROWS * 16, X = ROWS * 32 };
+    network net = network_make(mlp, ROWS, 0);
+    run_forward(&net, 1, true), run_backward(&net, 1, true, false);
+
+    ad_context *ctx = ad_open(NULL);
+    ad_tensor x = ad_watch(ctx, ad_from(ctx, AD_F32, AD_SHAPE(ROWS, 32), net.x));
+    ad_tensor w[] = {ad_from(ctx, AD_F32, AD_SHAPE(64, 32), net.weights[0]),
+                     ad_from(ctx, AD_F32, AD_SHAPE(16, 64), net.weights[1])};
+    ad_tensor dy = ad_from(ctx, AD_F32, AD_SHAPE(ROWS, 16), net.dy), dx = {0};
+    ad_tensor y = ad_mlp(ctx, x, 2, w, NULL, (ad_tensor){0}, &(ad_mlp_options){.bf16 = true});
+    ad_grad(ctx, y, dy, 1, &x, &dx, 0);
+    static float of_y[Y], of_dx[X], of_dw[64 * 32];
+    memcpy(of_dw, net.dweights[0], sizeof of_dw);
+    cr_assert(ad_read(ctx, y, of_y, sizeof of_y) && ad_read(ctx, dx, of_dx, sizeof of_dx), "%s",
+              ad_error_text(ctx));
+    cr_expect_eq(memcmp(of_y, net.y, sizeof of_y), 0);
+    cr_expect_eq(memcmp(of_dx, net.dx, sizeof of_dx), 0);
+
+    net.mlp.amx = false;
+    run_forward(&net, 1, true), run_backward(&net, 1, true, false);
+    cr_expect_neq(memcmp(of_y, net.y, sizeof of_y), 0);
+    cr_expect_neq(memcmp(of_dx, net.dx, sizeof of_dx), 0);
+    cr_expect_neq(memcmp(of_dw, net.dweights[0], sizeof of_dw), 0);
+    ad_close(ctx);
+    network_free(&net);
 }
 
 Test(mlp_kernel, strided_rows_leave_their_neighbours_alone) {
@@ -339,10 +397,12 @@ Test(mlp_kernel, bits_do_not_depend_on_threads_or_neighbours) {
         for (int64_t row = 0; row < rows; row += 347) {
             network one = net;
             one.rows = 1, one.x = net.x + row * 32, one.dy = net.dy + row * 16;
+            one.saved = poisoned(ad_cpu_mlp_saved_bytes(&one.mlp, 1));
             run_forward(&one, 1, true);
             run_backward(&one, 1, true, false);
             cr_assert_eq(memcmp(y + row * 16, one.y, 16 * 4), 0, "y of row %d", (int)row);
             cr_assert_eq(memcmp(dx + row * 32, one.dx, 32 * 4), 0, "dx of row %d", (int)row);
+            free(one.saved);
         }
         free(y), free(dx), free(dw), free(db);
         network_free(&net);

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 // Documentation/arch/x86/xstate.rst of Linux: ARCH_REQ_XCOMP_PERM, and the number of the feature.
-enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+static const long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
 
 bool ad_amx_ready(void) {
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
@@ -25,6 +25,7 @@ void ad_amx_set_rest(ad_amx *unit, int rest) {
     for (int i = 0; i < 8; i++) set.row_bytes[i] = 4 * AD_AMX_SIZE, set.rows[i] = AD_AMX_SIZE;
     set.row_bytes[6] = (uint16_t)(4 * rest);
     set.rows[7] = (uint8_t)rest;
+    AD_AMX_STORED;
     _tile_loadconfig(&set);
     unit->rest = rest;
 }

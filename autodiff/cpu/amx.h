@@ -40,8 +40,11 @@ void ad_amx_end(void);
 #if AD_AMX
 void ad_amx_set_rest(ad_amx *unit, int rest);
 
-// Before the sums of a product so deep are started. Setting the registers takes as long as ten
-// tiles' products and clears the sums, so they are left as they are where they will do.
+// gcc's tile loads do not tell it that they read memory: what was stored must be there.
+#define AD_AMX_STORED __asm__ volatile("" ::: "memory")
+
+// Before a product of this depth is started. Setting the registers takes as long as ten tiles'
+// products and clears the sums, so they stay as they are where they will do.
 AD_INLINE void ad_amx_prepare(ad_amx *unit, int depth) {
     const int rest = depth % AD_AMX_SIZE;
     if (rest && rest != unit->rest) ad_amx_set_rest(unit, rest);
@@ -56,6 +59,7 @@ AD_INLINE void ad_amx_start(const int tiles, const float *start) {
         if (tiles > 3) _tile_zero(3);
         return;
     }
+    AD_AMX_STORED;
     _tile_loadd(0, start, 0);
     if (tiles > 1) _tile_loadd(1, start + 1 * AD_AMX_SIZE, 0);
     if (tiles > 2) _tile_loadd(2, start + 2 * AD_AMX_SIZE, 0);
@@ -63,6 +67,7 @@ AD_INLINE void ad_amx_start(const int tiles, const float *start) {
 }
 
 AD_INLINE void ad_amx_load(const int tiles, const float *from, int64_t stride) {
+    AD_AMX_STORED;
     _tile_loadd(0, from, 4 * stride);
     if (tiles > 1) _tile_loadd(1, from + 1 * AD_AMX_SIZE, 4 * stride);
     if (tiles > 2) _tile_loadd(2, from + 2 * AD_AMX_SIZE, 4 * stride);
@@ -99,6 +104,7 @@ AD_INLINE void ad_amx_store(const int tiles, float *to, int64_t stride) {
 // sums += a b. a: (16, depth), b: (depth, tiles * 16) words.
 AD_INLINE void ad_amx_multiply(const int tiles, int depth, const uint32_t *a, int64_t a_stride,
                                const uint32_t *b, int64_t b_stride) {
+    AD_AMX_STORED;
     for (; depth >= AD_AMX_SIZE; depth -= AD_AMX_SIZE) {
         AD_AMX_STEP(4, 5);
         a += AD_AMX_SIZE;

@@ -3,6 +3,7 @@
  * Fresh memory is not zeroed. Kernels share work among threads by OpenMP; the thread count comes
  * with the launch, and no kernel's result depends on it. */
 #include "autodiff/core.h"
+#include "autodiff/cpu/amx.h"
 #include "autodiff/cpu/simd.h"
 
 #include <stdio.h>
@@ -68,8 +69,8 @@ bool ad_cpu_open(ad_device *device, ad_context *ctx, int threads) {
     ctx->options.threads = threads;
     cpu_state *state = ad_host_allocate(ctx, sizeof *state);
     if (!state) return false;
-    snprintf(state->name, sizeof state->name, "cpu (%d x f32 lanes, %d thread%s)", AD_LANES,
-             threads, threads == 1 ? "" : "s");
+    snprintf(state->name, sizeof state->name, "cpu (%d x f32 lanes%s, %d thread%s)", AD_LANES,
+             ad_amx_ready() ? ", bf16 matrix unit" : "", threads, threads == 1 ? "" : "s");
     *device = (ad_device){.name = state->name, .state = state, .ctx = ctx,
                           .allocate = cpu_allocate, .release = cpu_release, .write = cpu_copy,
                           .read = cpu_copy, .fill = cpu_fill, .launch = cpu_launch,
@@ -83,7 +84,7 @@ const char *ad_build_text(void) {
 #else
 #define THREADS_TEXT "serial"
 #endif
-#if defined __AMX_BF16__ && defined __AVX512BF16__
+#if AD_AMX
 #define SIMD_TEXT "AVX-512 with bf16, AMX"
 #elif defined __AVX512BF16__
 #define SIMD_TEXT "AVX-512 with bf16"

@@ -47,9 +47,8 @@ void ad_mlp_pack_backward(const ad_cpu_mlp *mlp, int layer, const float *weight,
 void ad_mlp_round_rows(const float *from, int64_t stride, int rows, int width, uint16_t *halves,
                        uint32_t *pairs);
 
-// The offset of a layer's in one owner's partial sums, in words (weights (padded out, padded in),
-// then biases; of layer `layers` it is the end), and the number of owners, which depends on nothing
-// but the rows and the network.
+// Where a layer begins in an owner's partial sums, in words: weights (padded out, padded in), then
+// biases; `layers` gives the end. The number of owners depends on nothing but rows and network.
 size_t ad_mlp_sums_offset(const ad_cpu_mlp *mlp, int layer);
 int ad_mlp_owners(const ad_cpu_mlp *mlp, int64_t rows);
 

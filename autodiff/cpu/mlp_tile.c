@@ -5,17 +5,20 @@
 
 #include "autodiff/cpu/mlp_tile.h"
 
+#include <assert.h>
+
 #include "autodiff/cpu/tile.h"
 
 // ---------------------------------------------------------------- forward, gradient of the input
 
-// Chain rule through the activation: the saved activation is positive where its argument was. The
-// next block's are asked for on the way, line by line: all at once they would wait for each other.
+// Chain rule through the activation: the saved activation is positive where its argument was.
 AD_INLINE ad_f32v gated(ad_i32v positive, ad_f32v v, const ad_mlp_product *p) {
     if (p->activation == AD_CPU_RELU) return (ad_f32v)((ad_i32v)v & positive);
     return ad_f32v_select(positive, v, v * ad_f32v_set(p->leak));
 }
 
+// Asks for the next block's saved activations on the way, a line at a time: asked for all at once,
+// they would wait for each other.
 AD_INLINE void layer_gate(const bool bf16, const int rows, const int vectors,
                           const ad_mlp_product *p, int row, int column, ad_tile_sums sum) {
     const int64_t stride = ad_mlp_padded(p->columns), block = AD_MLP_BLOCK / (bf16 ? 2 : 1);
@@ -154,8 +157,12 @@ AD_INLINE void layer_columns_amx(const ad_mlp_product *p) {
 #endif
 
 void ad_mlp_multiply(bool bf16, const ad_mlp_product *product) {
+    assert(bf16 || !product->unit);
 #if AD_AMX
-    if (product->unit) return layer_columns_amx(product);
+    if (product->unit) {
+        layer_columns_amx(product);
+        return;
+    }
 #endif
     if (bf16) layer_columns(true, product);
     else layer_columns(false, product);
@@ -232,8 +239,12 @@ AD_INLINE void outer_columns_amx(const ad_mlp_outer *p) {
 #endif
 
 void ad_mlp_accumulate(bool bf16, const ad_mlp_outer *outer) {
+    assert(bf16 || !outer->unit);
 #if AD_AMX
-    if (outer->unit) return outer_columns_amx(outer);
+    if (outer->unit) {
+        outer_columns_amx(outer);
+        return;
+    }
 #endif
     if (bf16) outer_columns(true, outer);
     else outer_columns(false, outer);

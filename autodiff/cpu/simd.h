@@ -5,7 +5,7 @@
 // the vector extensions that GCC and Clang share, so + - * / & | ^ << >> and comparisons are
 // plain C; the functions below are only what C cannot say: unaligned and partial loads and stores,
 // a fused multiply-add that does not depend on compiler flags, and the product of bf16 pairs.
-// Intrinsics live here and nowhere else.
+// Intrinsics live here, in amx.h (tiles) and in stream.h (memory past the caches).
 //
 // A bf16 pair is one 32-bit word that holds two bf16 numbers, the first in the low half. The
 // machine instruction (AVX512_BF16) sums both products of a pair into one f32 lane; elsewhere two

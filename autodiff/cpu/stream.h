@@ -1,4 +1,5 @@
-/* stream.h: writing to memory past the caches, for results too large to be found there again.
+/* stream.h: arrays larger than the caches. Results too large to be found there again are written
+ * past them, and operands are asked for ahead.
  *
  * An ordinary store first reads the line that it will overwrite. Streaming saves that read: a third
  * of the traffic of an addition. */

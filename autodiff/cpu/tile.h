@@ -1,5 +1,6 @@
-// The one micro-kernel under every dense product: a tile of the result, at most 12 rows by 4
-// vectors, stays in registers while the common dimension runs by.
+// The micro-kernel under every dense product that vectors compute (the matrix unit's is in amx.h):
+// a tile of the result, at most 12 rows by 4 vectors, stays in registers while the common dimension
+// runs by.
 //
 //   sum[r][v] += a[r, k] * b[k, v]     for k = 0 .. depth - 1
 //

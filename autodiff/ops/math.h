@@ -118,7 +118,7 @@ AD_INLINE AD_FLOAT ad_math_exp_fraction(AD_FLOAT x, AD_FLOAT low, AD_FLOAT n) {
     return 1.0f + (r + r * r * ad_math_exp_tail(r));
 }
 
-/* exp(high + low). Takes -87 for NaN. */
+/* exp(high + low). Takes -86.5 for NaN. */
 AD_INLINE AD_FLOAT ad_math_exp_sum(AD_FLOAT high, AD_FLOAT low) {
     AD_FLOAT x = high > -86.5f ? high : -86.5f;
     x = x < 89.0f ? x : 89.0f;
@@ -127,9 +127,9 @@ AD_INLINE AD_FLOAT ad_math_exp_sum(AD_FLOAT high, AD_FLOAT low) {
     return AD_BITS(y) < AD_TINY_BITS ? 0.0f : y;
 }
 
-/* The same of a number that is not positive, which cannot grow too large. */
-AD_INLINE AD_FLOAT ad_math_exp_negative(AD_FLOAT high) {
-    AD_FLOAT x = high > -86.5f ? high : -86.5f;
+/* exp(x) for x <= 0: nothing has to be done against overflow. Takes -86.5 for NaN. */
+AD_INLINE AD_FLOAT ad_math_exp_negative(AD_FLOAT x) {
+    x = x > -86.5f ? x : -86.5f;
     AD_FLOAT n = AD_ROUND(x * 1.44269504f);
     AD_UINT y = AD_BITS(ad_math_exp_fraction(x, -0.0f, n)) + (AD_TO_UINT(AD_TO_INT(n)) << 23);
     return y < AD_TINY_BITS ? 0.0f : AD_FROM_BITS(y);
