@@ -112,12 +112,15 @@ void ad_mlp_pack_backward(const ad_cpu_mlp *mlp, int layer, const float *weight,
 
 void ad_mlp_round_rows(const float *from, int64_t stride, int rows, int width, uint16_t *halves,
                        uint32_t *pairs) {
+    enum { AHEAD = 16 }; // rows, whose lines are asked for
     const int padded = ad_mlp_padded(width);
     for (int r = 0; r < rows; r += 2) {
         const float *row = from + r * stride;
         for (int k = 0; k < padded; k += AD_LANES) {
             int count = width - k < AD_LANES ? width - k : AD_LANES;
             ad_f32v low, high = {0};
+            __builtin_prefetch(row + k + AHEAD * stride);
+            __builtin_prefetch(row + k + (AHEAD + 1) * stride);
             if (count == AD_LANES) {
                 low = ad_f32v_load(row + k);
                 if (r + 1 < rows) high = ad_f32v_load(row + stride + k);
