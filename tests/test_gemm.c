@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "autodiff/cpu/gemm.h"
 
@@ -35,9 +36,11 @@ static void *numbers_make(size_t size, int64_t count, bool guard) {
 
 static void multiply(const ad_cpu_gemm *job, size_t size, int threads) {
     size_t bytes = ad_cpu_gemm_workspace(job->m, job->n, job->k, threads);
-    void *workspace = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    uint8_t *workspace = aligned_alloc(64, (bytes + 127) / 64 * 64);
+    memset(workspace + bytes, 0xa5, 64);
     if (size == 4) ad_cpu_gemm_f32(job, threads, workspace);
     else ad_cpu_gemm_f64(job, threads, workspace);
+    for (int i = 0; i < 64; i++) cr_assert_eq(workspace[bytes + (size_t)i], 0xa5, "workspace");
     free(workspace);
 }
 
@@ -135,6 +138,7 @@ Test(gemm, batches_may_share_a_matrix) {
             check((product){5, 7, 9, variant, 11, shared & 1, shared & 2}, 4, 2);
             check((product){64, 48, 40, variant, 13, shared & 1, shared & 2}, 4, 3);
             check((product){120, 100, 110, variant, 3, shared & 1, shared & 2}, 4, 2);
+            check((product){9, 33, 1300, variant, 7, shared & 1, shared & 2}, 4, 3);
             check((product){5, 7, 9, variant, 11, shared & 1, shared & 2}, 8, 2);
         }
 }
@@ -174,9 +178,11 @@ static void check_bits(int64_t m, int64_t n, int64_t k, bool transposed_a, bool 
     free((void *)(uintptr_t)job.a), free((void *)(uintptr_t)job.b), free(once), free(again);
 }
 
-// Weight gradients: threads go through k by themselves; b as a panel where it lies, or packed.
+// Weight gradients: k cut into 2, 2, 4, 2 and 16 parts, of different lengths some, or threads
+// that go through k by themselves; b as a panel where it lies, or packed.
 Test(gemm, long_sums_into_a_small_result) {
-    static const int64_t sizes[][3] = {{64, 64, 1024}, {64, 64, 1030}, {530, 100, 600},
+    static const int64_t sizes[][3] = {{64, 64, 1024}, {64, 64, 1030}, {48, 81, 4111},
+                                       {127, 128, 2300}, {3, 5, 16500}, {530, 100, 600},
                                        {270, 48, 900}};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int v = 0; v < 4; v++) {
@@ -185,6 +191,8 @@ Test(gemm, long_sums_into_a_small_result) {
             for (int threads = 1; threads <= 3; threads += 2) {
                 check((product){size[0], size[1], size[2], v | 4 | 8, 0, false, false}, 4, threads);
                 check((product){size[0], size[1], size[2], v | 64, 0, false, false}, 4, threads);
+                check((product){size[0], size[1], size[2], v | 16, 0, false, false}, 4, threads);
+                check((product){size[0], size[1], size[2], v | 64, 0, false, false}, 8, threads);
             }
         }
 }

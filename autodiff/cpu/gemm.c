@@ -8,14 +8,16 @@
 // lies: from memory far away, short pieces of rows cost several times as much.
 //
 // Work is given out in blocks of rows, or in matrices if the batch has many. A large product's
-// threads meet after every block of k; those of a long sum into a small c, such as a weight's
-// gradient, go through all of k by themselves, each with rows of its own. Which thread does
-// what, which path is taken and how wide a tile is changes no bit: every number of c is summed
-// over k in order, and leaves the registers for c only between blocks of k.
+// threads meet after every block of k. A long sum into a small c with a stored transposed, which is
+// a weight's gradient, is cut along k: each thread sums what it has near, the rows of the batch
+// that it made, and the parts are added in their order. Which thread does what and how wide a tile
+// is changes no bit: every number of c is summed over k in order, in parts that depend on the
+// sizes alone, and leaves the registers for c only between blocks of k.
 
 #include "autodiff/cpu/gemm.h"
 
 #include "autodiff/cpu/gemm_tile.h"
+#include "autodiff/cpu/row_tasks.h"
 
 enum {
     BLOCK_K = 256,
@@ -24,6 +26,9 @@ enum {
     DIRECT = 32 * 1024,    // numbers of a transposed a or of a b that is read where it lies
     TINY = 64,             // sizes up to here take the shortest way
     ROWS = 6,              // what the rows of a task are a multiple of: those of the widest tile
+    PART_K = 1024,         // a sum so long is cut into parts of about that, two at least, if c has
+    PART_C = 64 * 1024,    // so many numbers at most: a larger one costs more to be added
+    PARTS_MAX = 16,
     ALONE_ROWS = 32,       // rows of a thread that packs b for itself
     ALONE_PRODUCTS = 1 << 26 // of a block of k: about a millisecond of one core
 };
@@ -33,6 +38,7 @@ typedef struct gemm_pass {
     int threads;
     float *packed_b; // (BLOCK_K * padded columns), of every thread
     float *packed_a; // (BLOCK_M * BLOCK_K), of every thread
+    float *sums;     // of parts, (m, n) each
 } gemm_pass;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -50,10 +56,19 @@ static size_t packed_a_words(int64_t m, int64_t k) {
     return (size_t)(spread(least(m, BLOCK_M)) * least(k, BLOCK_K) + 15) / 16 * 16;
 }
 
+// Parts of a sum over k into an (m, n) c.
+static int parts_of(int64_t m, int64_t n, int64_t k) {
+    if (k < PART_K || m * n > PART_C) return 1;
+    return k < 2 * PART_K ? 2 : (int)least(k / PART_K, PARTS_MAX);
+}
+
 size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, int threads) {
     // The f64 path packs the same counts of numbers of twice the size.
-    size_t words = packed_b_words(n, k) + packed_a_words(m, k);
-    return 8 * words * (size_t)(threads < 1 ? 1 : threads);
+    const size_t each = packed_b_words(n, k) + packed_a_words(m, k);
+    const size_t parts = (size_t)parts_of(m, n, k);
+    const size_t workers = threads < 1 ? 1 : (size_t)threads;
+    const size_t sums = parts < 2 ? 0 : parts - 1 > workers ? parts - 1 : workers;
+    return 8 * each * workers + 4 * sums * (size_t)(m * n);
 }
 
 // ---------------------------------------------------------------- packing
@@ -90,6 +105,8 @@ typedef struct gemm_block {
     int64_t first, columns; // of n
     bool packed;            // all panels of b are in packed_b
     float *packed_b, *packed_a;
+    float *into; // the finished sums are added to what this holds, or NULL
+    int64_t into_stride;
 } gemm_block;
 
 // Rows row .. row + rows - 1 of c against one block of k and n.
@@ -99,7 +116,7 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
     ad_gemm_panel panel = {
         .transposed = job->transposed_a, .rows = (int)rows, .depth = block->depth,
         .a = a + (job->transposed_a ? block->k0 * job->lda + row : row * job->lda + block->k0),
-        .a_stride = job->lda, .c_stride = job->ldc, .add = job->accumulate || !first,
+        .a_stride = job->lda, .c_stride = job->ldc, .start_stride = job->ldc,
         .activation = last ? job->activation : AD_CPU_IDENTITY, .leak = job->leak};
     // Of a transposed a whose lines would not stay in the nearest cache the rows' part is packed.
     if (job->transposed_a && block->depth * job->lda > DIRECT && block->columns > TINY) {
@@ -124,6 +141,11 @@ static void multiply_rows(const ad_cpu_gemm *job, const float *a, const float *b
         }
         panel.vectors = vectors;
         panel.c = c + row * job->ldc + block->first + j;
+        panel.start = job->accumulate || !first ? panel.c : NULL;
+        if (last && block->into) {
+            panel.c = block->into + row * block->into_stride + block->first + j;
+            panel.c_stride = block->into_stride, panel.plus = true;
+        }
         panel.bias = first && job->bias ? (const float *)job->bias + block->first + j : NULL;
         ad_gemm_multiply(&panel);
     }
@@ -164,13 +186,17 @@ typedef struct gemm_matrix {
     const ad_cpu_gemm *job;
     const float *a, *b;
     float *c, *packed_b, *packed_a; // the packed ones: of one thread
+    float *sums;                    // of parts
+    float *into;                    // as in gemm_block
+    int64_t into_stride;
     bool packed;
 } gemm_matrix;
 
 // Rows row .. end - 1 of c by one thread alone, over all blocks of n and k.
 static void multiply_alone(const gemm_matrix *x, int64_t row, int64_t end) {
     const ad_cpu_gemm *job = x->job;
-    gemm_block block = {.packed = x->packed, .packed_b = x->packed_b, .packed_a = x->packed_a};
+    gemm_block block = {.packed = x->packed, .packed_b = x->packed_b, .packed_a = x->packed_a,
+                        .into = x->into, .into_stride = x->into_stride};
     for (block.first = 0; block.first < job->n; block.first += BLOCK_N) {
         block.columns = least(job->n - block.first, BLOCK_N);
         for (block.k0 = 0; block.k0 < job->k || block.k0 == 0; block.k0 += BLOCK_K) {
@@ -180,6 +206,61 @@ static void multiply_alone(const gemm_matrix *x, int64_t row, int64_t end) {
                 multiply_rows(job, x->a, x->b, x->c, &block, at, least(end - at, BLOCK_M));
         }
     }
+}
+
+// Part p of the sum over k: the first one in c, another in `sums` and, if it may, from there to c.
+// a is stored (k, m).
+static void multiply_part(const gemm_matrix *x, int p, int parts, float *sums, bool add) {
+    const int64_t k = x->job->k, blocks = (k + BLOCK_K - 1) / BLOCK_K;
+    const int64_t begin = blocks * p / parts * BLOCK_K;
+    ad_cpu_gemm part = *x->job;
+    gemm_matrix own = *x;
+    own.job = &part;
+    part.k = least(blocks * (p + 1) / parts * BLOCK_K, k) - begin;
+    own.a += begin * part.lda;
+    own.b += part.transposed_b ? begin : begin * part.ldb;
+    if (p > 0) {
+        if (add) own.into = own.c, own.into_stride = part.ldc;
+        own.c = sums, part.ldc = part.n, part.bias = NULL, part.accumulate = false;
+        // Far away since the last product: asked for now, to be written to soon.
+        for (int64_t i = 0; i < part.m * part.n; i += 16) __builtin_prefetch(sums + i, 1, 2);
+    }
+    multiply_alone(&own, 0, part.m);
+}
+
+// Rows row .. end - 1 of c += those of the parts' sums, part by part.
+static void add_parts(const gemm_matrix *x, const float *sums, int count, int64_t row,
+                      int64_t end) {
+    const int64_t n = x->job->n, size = x->job->m * n;
+    for (int64_t i = row; i < end; i++) {
+        float *to = x->c + i * x->job->ldc;
+        for (int p = 0; p < count; p++) {
+            const float *from = sums + p * size + i * n;
+            int64_t j = 0;
+            for (; j + AD_LANES <= n; j += AD_LANES)
+                ad_f32v_store(to + j, ad_f32v_load(to + j) + ad_f32v_load(from + j));
+            for (; j < n; j++) to[j] += from[j];
+        }
+    }
+}
+
+static void multiply_parts(const gemm_matrix *x, int parts, int threads, size_t a_words,
+                           size_t b_words) {
+    const int64_t m = x->job->m, size = m * x->job->n;
+    if (threads == 1) {
+        for (int p = 0; p < parts; p++) multiply_part(x, p, parts, x->sums, true);
+        return;
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; t++) {
+        gemm_matrix own = *x;
+        own.packed_a += (size_t)t * a_words, own.packed_b += (size_t)t * b_words;
+        for (int p = parts * t / threads; p < parts * (t + 1) / threads; p++)
+            multiply_part(&own, p, parts, x->sums + (p - 1) * size, false);
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; t++)
+        add_parts(x, x->sums, parts - 1, m * t / threads, m * (t + 1) / threads);
 }
 
 // Rows of a task: all tasks alike and several for every thread, since rows go to whichever is free.
@@ -200,23 +281,16 @@ static void multiply_together(const gemm_matrix *x, size_t a_words, int threads)
             block.depth = least(job->k - block.k0, BLOCK_K);
             const bool share = x->packed && block.depth * block.columns > DIRECT / 2;
             const int packers = share ? threads : 1;
-            int64_t next = 0;
+            ad_row_tasks tasks;
+            ad_row_tasks_begin(&tasks, job->m, high, threads);
 #pragma omp parallel for num_threads(packers) schedule(static) if (packers > 1)
             for (int t = 0; t < packers; t++) pack_block(job, x->b, &block, t, packers);
 #pragma omp parallel for num_threads(threads) schedule(static)
             for (int t = 0; t < threads; t++) {
                 gemm_block own = block;
                 own.packed_a = x->packed_a + (size_t)t * a_words;
-                for (;;) {
-                    int64_t row;
-#pragma omp atomic capture
-                    {
-                        row = next;
-                        next += high;
-                    }
-                    if (row >= job->m) break;
-                    multiply_rows(job, x->a, x->b, x->c, &own, row, least(job->m - row, high));
-                }
+                for (int64_t row, rows; (rows = ad_row_tasks_take(&tasks, t, &row)) > 0;)
+                    multiply_rows(job, x->a, x->b, x->c, &own, row, rows);
             }
         }
     }
@@ -231,7 +305,14 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
         .b = (const float *)job->b + item * job->b_batch_stride,
         .c = (float *)job->c + item * job->c_batch_stride,
         .packed_b = pass->packed_b + (size_t)slot * b_words,
-        .packed_a = pass->packed_a + (size_t)slot * a_words};
+        .packed_a = pass->packed_a + (size_t)slot * a_words,
+        .sums = pass->sums + (size_t)slot * (size_t)(job->m * job->n)};
+    const bool cut = job->transposed_a && job->activation == AD_CPU_IDENTITY;
+    const int parts = cut ? parts_of(job->m, job->n, job->k) : 1;
+    if (parts > 1) {
+        multiply_parts(&x, parts, threads, a_words, b_words);
+        return;
+    }
     const bool narrow = !AD_SIMD_MASKED && job->n % AD_LANES; // its last panel is packed anyway
     if (threads == 1) {
         multiply_alone(&x, 0, job->m);
@@ -246,21 +327,15 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
         multiply_together(&x, a_words, threads);
         return;
     }
-    int64_t next = 0, rows = x.packed || narrow ? (job->m / threads + ROWS) / ROWS * ROWS : high;
+    ad_row_tasks tasks;
+    ad_row_tasks_begin(&tasks, job->m,
+                x.packed || narrow ? (job->m / threads + ROWS) / ROWS * ROWS : high, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; t++) {
         gemm_matrix own = x;
         own.packed_a += (size_t)t * a_words, own.packed_b += (size_t)t * b_words;
-        for (;;) {
-            int64_t row;
-#pragma omp atomic capture
-            {
-                row = next;
-                next += rows;
-            }
-            if (row >= job->m) break;
-            multiply_alone(&own, row, least(row + rows, job->m));
-        }
+        for (int64_t row, rows; (rows = ad_row_tasks_take(&tasks, t, &row)) > 0;)
+            multiply_alone(&own, row, row + rows);
     }
 }
 
@@ -275,7 +350,8 @@ static bool multiply_tiny(const ad_cpu_gemm *job) {
         .vectors = (int)(job->n + AD_LANES - 1) / AD_LANES, .depth = job->k, .a = job->a,
         .a_stride = job->lda ? job->lda : job->transposed_a ? job->m : job->k, .b = job->b,
         .b_stride = job->ldb ? job->ldb : job->n, .c = job->c,
-        .c_stride = job->ldc ? job->ldc : job->n, .add = job->accumulate, .bias = job->bias,
+        .c_stride = job->ldc ? job->ldc : job->n, .start = job->accumulate ? job->c : NULL,
+        .start_stride = job->ldc ? job->ldc : job->n, .bias = job->bias,
         .activation = job->activation, .leak = job->leak};
     ad_gemm_multiply(&panel);
     return true;
@@ -300,10 +376,12 @@ void ad_cpu_gemm_f32(const ad_cpu_gemm *job, int threads, void *workspace) {
     const double products = (double)full.m * (double)full.n * (double)full.k;
     const double useful = products * (double)full.batch / 1e6 + 1;
     if (threads > useful) threads = (int)useful;
+    if (threads > AD_ROW_TASKS_THREADS) threads = AD_ROW_TASKS_THREADS;
     if (threads < 1) threads = 1;
 
     gemm_pass pass = {.job = &full, .threads = threads, .packed_b = workspace};
     pass.packed_a = pass.packed_b + (size_t)threads * packed_b_words(job->n, job->k);
+    pass.sums = pass.packed_a + (size_t)threads * packed_a_words(job->m, job->k);
     if (full.batch < threads || products > 1e7 || threads == 1) {
         for (int64_t item = 0; item < full.batch; item++)
             multiply_matrix(&pass, item, 0, products > 1e6 ? threads : 1);

@@ -2,7 +2,8 @@
 //
 // Pure functions on plain memory, row-major. No allocation: the caller brings the workspace. The
 // sum over k runs in one fixed order, in blocks of fixed size, so the bits of a number of c depend
-// on its row of a, its column of b and nothing else: not on threads, not on the other rows.
+// on its row of a, its column of b and nothing else: not on threads, not on the other rows. Only
+// where a is transposed and k is 1,024 or more do they depend on the size of c as well.
 
 #ifndef AD_CPU_GEMM_H
 #define AD_CPU_GEMM_H

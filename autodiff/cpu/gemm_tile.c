@@ -13,7 +13,7 @@ AD_INLINE void panel_tile(const bool transposed, const int rows, const int vecto
     const int last = p->columns - (vectors - 1) * AD_LANES; // columns of the last vector
     float *c = p->c + row * p->c_stride;
 
-    // The sums start at zero, c, the bias or both.
+    // The sums start at zero, what was summed before, the bias or both.
     ad_tile_sums sum;
     AD_UNROLL
     for (int v = 0; v < vectors; v++) {
@@ -22,13 +22,22 @@ AD_INLINE void panel_tile(const bool transposed, const int rows, const int vecto
         AD_UNROLL
         for (int r = 0; r < rows; r++) {
             sum[r][v] = start;
-            if (p->add) sum[r][v] += row_load(c + r * p->c_stride, v, vectors, last);
+            if (p->start)
+                sum[r][v] += row_load(p->start + (row + r) * p->start_stride, v, vectors, last);
         }
     }
     const uint32_t *a = (const uint32_t *)(p->a + (transposed ? row : row * p->a_stride));
     const ad_tile_right b = {.words = (const uint32_t *)p->b, .stride = p->b_stride,
                              .partial = AD_SIMD_MASKED, .last = last};
     ad_tile_multiply(false, transposed, rows, vectors, p->depth, a, p->a_stride, b, sum);
+    if (p->plus) {
+        AD_UNROLL
+        for (int r = 0; r < rows; r++) {
+            AD_UNROLL
+            for (int v = 0; v < vectors; v++)
+                sum[r][v] += row_load(c + r * p->c_stride, v, vectors, last);
+        }
+    }
     if (p->activation != AD_CPU_IDENTITY)
         ad_tile_activate(p->activation == AD_CPU_LEAKY_RELU, p->leak, rows, vectors, sum);
     AD_UNROLL

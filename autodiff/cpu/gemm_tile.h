@@ -17,8 +17,10 @@ typedef struct ad_gemm_panel {
     int64_t b_stride;
     float *c;
     int64_t c_stride;
-    bool add;          // to what c holds
-    const float *bias; // (columns), or NULL
+    const float *start; // what the sums go on from, which may be c, or NULL
+    int64_t start_stride;
+    bool plus;          // what c holds is added to the finished sums
+    const float *bias;  // (columns), or NULL
     ad_cpu_activation activation;
     float leak;
 } ad_gemm_panel;

@@ -9,6 +9,7 @@
 // in order, into its own partial sums, and at the end these are added in the order of owners.
 
 #include "autodiff/cpu/mlp_tile.h"
+#include "autodiff/cpu/row_tasks.h"
 
 typedef struct backward_pass {
     const ad_cpu_mlp *mlp;
@@ -191,19 +192,15 @@ void ad_cpu_mlp_backward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_ba
     backward_prepare(&pass);
 
     threads = ad_mlp_threads(2 * (double)job->rows * ad_mlp_products(mlp), threads);
-    int64_t next = 0; // owners go to whichever thread is free
+    ad_row_tasks tasks; // of an owner each
+    ad_row_tasks_begin(&tasks, pass.owners, 1, threads);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int t = 0; t < threads; t++) {
         uint32_t *scratch = pass.scratch + (size_t)t * AD_MLP_SCRATCH_BLOCKS * pass.block;
         ad_amx unit;
         if (mlp->amx) ad_amx_begin(&unit);
-        for (;;) {
-            int64_t owner;
-#pragma omp atomic capture
-            owner = next++;
-            if (owner >= pass.owners) break;
+        for (int64_t owner; ad_row_tasks_take(&tasks, t, &owner) > 0;)
             backward_owner(&pass, owner, mlp->amx ? &unit : NULL, scratch);
-        }
         if (mlp->amx) ad_amx_end();
     }
     for (int l = pass.lowest; l < mlp->layers; l++) {

@@ -6,6 +6,7 @@
 // may take any block.
 
 #include "autodiff/cpu/mlp_tile.h"
+#include "autodiff/cpu/row_tasks.h"
 
 typedef struct forward_pass {
     const ad_cpu_mlp *mlp;
@@ -93,27 +94,18 @@ void ad_cpu_mlp_forward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_for
     // Rows go to whichever thread is free; tasks shrink until every thread has some.
     int span = AD_MLP_SPAN;
     while (span > 1 && (int64_t)span * AD_MLP_BLOCK * threads * 2 > job->rows) span /= 2;
-    int64_t next = 0;
+    ad_row_tasks tasks;
+    ad_row_tasks_begin(&tasks, job->rows, span * AD_MLP_BLOCK, threads);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int t = 0; t < threads; t++) {
         uint32_t *scratch = pass.scratch + (size_t)t * AD_MLP_SCRATCH_BLOCKS * pass.block;
         ad_amx unit;
         if (mlp->amx) ad_amx_begin(&unit);
-        for (;;) {
-            int64_t task;
-#pragma omp atomic capture
-            {
-                task = next;
-                next += span * AD_MLP_BLOCK;
-            }
-            if (task >= job->rows) break;
-            for (int b = 0; b < span; b++) {
-                int64_t first = task + b * AD_MLP_BLOCK, left = job->rows - first;
-                if (left <= 0) break;
-                forward_block(&pass, first, left < AD_MLP_BLOCK ? (int)left : AD_MLP_BLOCK,
+        for (int64_t first, rows; (rows = ad_row_tasks_take(&tasks, t, &first)) > 0;)
+            for (int64_t at = 0; at < rows; at += AD_MLP_BLOCK)
+                forward_block(&pass, first + at,
+                              rows - at < AD_MLP_BLOCK ? (int)(rows - at) : AD_MLP_BLOCK,
                               mlp->amx ? &unit : NULL, scratch);
-            }
-        }
         if (mlp->amx) ad_amx_end();
     }
 }

@@ -2,6 +2,8 @@
 
 #include "autodiff/cpu/mlp_plan.h"
 
+#include "autodiff/cpu/row_tasks.h"
+
 int ad_mlp_widest(const ad_cpu_mlp *mlp) {
     int widest = 0;
     for (int l = 0; l <= mlp->layers; l++)
@@ -19,6 +21,7 @@ double ad_mlp_products(const ad_cpu_mlp *mlp) {
 
 int ad_mlp_threads(double products, int threads) {
     int useful = (int)(products / 1e6) + 1;
+    if (useful > AD_ROW_TASKS_THREADS) useful = AD_ROW_TASKS_THREADS;
     return threads < useful ? (threads < 1 ? 1 : threads) : useful;
 }
 
