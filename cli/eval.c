@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/commands.h"
 
@@ -61,7 +62,12 @@ static bool load(const cli_options *options, const cli_opened *opened, render_da
     }
     read.threads = ad_threads(opened->ctx);
     if (v[CLI_SPLIT].given) read.splits = cli_split_find(v[CLI_SPLIT].text);
-    if (!render_dataset_load(dataset, data, &read, error)) return false;
+    if (!render_dataset_load(dataset, data, &read, error)) {
+        if (!v[CLI_DATA].given && access(data, F_OK) != 0)
+            ad_fail(error, "%s: the images that the run was made from are not there any more; "
+                    "--data FOLDER says where they are", data);
+        return false;
+    }
     *split = v[CLI_SPLIT].given ? cli_split_find(v[CLI_SPLIT].text) : dataset->held_out;
     return cli_split_has(dataset, *split, error);
 }

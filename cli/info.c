@@ -80,8 +80,8 @@ static bool send_json(cli_output *out, const cli_opened *opened, const reading *
     render_json_integer(line, "samples", (int64_t)totals[1]);
     render_json_integer(line, "rays", (int64_t)totals[2]);
     render_json_number(line, "psnr", measured->psnr);
-    render_json_integer(line, "horizon_steps", s->steps);
-    render_json_number(line, "horizon_seconds", horizon_find(opened));
+    render_json_number(line, "horizon_steps", s->steps ? (double)s->steps : NAN);
+    render_json_number(line, "horizon_seconds", s->steps ? NAN : horizon_find(opened));
     render_json_integer(line, "batch", s->batch);
     render_json_integer(line, "step_rays", s->rays);
     render_json_number(line, "learning_rate", s->learning_rate);

@@ -68,6 +68,6 @@ bool cli_split_has(const render_dataset *dataset, render_split split, ad_message
             snprintf(others + used, sizeof others - used, "%s %s (%d)", used ? "," : "; there are",
                      cli_split_name(of[i]), count[i]);
     }
-    return ad_fail(error, "%s: there are no images in the split %s%s: %s", dataset->folder,
-                   cli_split_name(split), others, dataset->split_rule);
+    return ad_fail(error, "%s: there are no images in the split %s%s (held out: %s)",
+                   dataset->folder, cli_split_name(split), others, dataset->split_rule);
 }

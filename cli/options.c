@@ -197,7 +197,7 @@ static bool option_read(cli_options *options, int count, char **arguments, int *
                        option->argument);
     bool none = id == CLI_LIMIT && options->command == CLI_EVAL; // there is nothing else to do
     if (value_read(option, value) && !(none && value->integer == 0)) return true;
-    return ad_fail(error, "--%s %s: expected %s", option->name, value->text,
+    return ad_fail(error, "--%s %s: expected %s", option->name, *value->text ? value->text : "''",
                    none ? "a number of views from 1 on" : option->expected);
 }
 

@@ -54,6 +54,17 @@ bool cli_run_name(char name[CLI_PATH_BYTES], const char *folder, ad_message *err
     return count < CLI_PATH_BYTES || ad_fail(error, "%s: the name is too long", folder);
 }
 
+// Whether another process trains here: it holds a lock on the metrics.
+static bool is_busy(const char *folder) {
+    char name[CLI_PATH_BYTES];
+    if (!cli_path(name, folder, "metrics.jsonl", NULL)) return false;
+    int descriptor = open(name, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return false;
+    bool busy = flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    close(descriptor);
+    return busy;
+}
+
 bool cli_run_check(cli_run *run, const char *path, cli_run_mode mode, ad_message *error) {
     char name[CLI_PATH_BYTES];
     struct stat found;
@@ -64,6 +75,7 @@ bool cli_run_check(cli_run *run, const char *path, cli_run_mode mode, ad_message
     bool exists = stat(path, &found) == 0, used = false;
     if (exists && !S_ISDIR(found.st_mode))
         return ad_fail(error, "%s: expected a folder for the run, found a file", path);
+    if (is_busy(path)) return ad_fail(error, "%s: another process is working on this run", path);
     if (mode == CLI_RUN_RESUME) {
         if (stat(run->snapshot, &found) == 0) return true;
         return ad_fail(error, "%s: %s: there is nothing to resume; --force begins anew",

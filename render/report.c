@@ -131,7 +131,7 @@ static bool add_top(ad_text *html, const render_report *report, ad_message *erro
 }
 
 static void add_curves(ad_text *html, const render_report *report) {
-    static const char *const names[] = { "training", "held out" };
+    static const char *const names[] = { "training", "a held-out view, small" };
     const char *x_name = report->x_name ? report->x_name : "step";
     const render_curve psnr[] = { report->psnr, report->psnr_held_out };
     if (report->loss.count + psnr[0].count + psnr[1].count == 0) return;
