@@ -48,7 +48,7 @@ static float *filled(int64_t count) {
 static void run_case(const peer *blas, int64_t m, int64_t n, int64_t k, int variant, int threads,
                      double seconds, double machine_peak) {
     float *a = filled(m * k), *b = filled(k * n), *c = filled(m * n);
-    size_t bytes = ad_cpu_gemm_workspace(m, n, k, threads);
+    size_t bytes = ad_cpu_gemm_workspace(m, n, k, false, threads);
     void *workspace = aligned_alloc(64, (bytes + 63) / 64 * 64);
     ad_cpu_gemm job = {.transposed_a = variant & 1, .transposed_b = variant & 2,
                        .m = m, .n = n, .k = k, .a = a, .b = b, .c = c};

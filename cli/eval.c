@@ -1,5 +1,6 @@
 /* adjoint eval: how good a run is on a split of its images, by the protocol of render/evaluate.c.
  * Split, size and background are said with every figure, since each of them moves it. */
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +64,7 @@ static bool load(const cli_options *options, const cli_opened *opened, render_da
     read.threads = ad_threads(opened->ctx);
     if (v[CLI_SPLIT].given) read.splits = cli_split_find(v[CLI_SPLIT].text);
     if (!render_dataset_load(dataset, data, &read, error)) {
-        if (!v[CLI_DATA].given && access(data, F_OK) != 0)
+        if (!v[CLI_DATA].given && access(data, F_OK) != 0 && errno == ENOENT)
             ad_fail(error, "%s: the images that the run was made from are not there any more; "
                     "--data FOLDER says where they are", data);
         return false;

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "render/json_fields.h"
@@ -58,7 +59,7 @@ bool cli_run_name(char name[CLI_PATH_BYTES], const char *folder, ad_message *err
 static bool is_busy(const char *folder) {
     char name[CLI_PATH_BYTES];
     if (!cli_path(name, folder, "metrics.jsonl", NULL)) return false;
-    int descriptor = open(name, O_RDONLY | O_CLOEXEC);
+    int descriptor = open(name, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (descriptor < 0) return false;
     bool busy = flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     close(descriptor);
@@ -115,7 +116,14 @@ bool cli_run_begin(const cli_run *run, cli_run_mode mode, FILE **metrics, ad_mes
     int descriptor = open(file, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (descriptor < 0)
         return ad_fail(error, "%s: cannot be written: %s", file, strerror(errno));
-    if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    // Another call may be looking just now (is_busy): that is over in a moment.
+    int locked = -1;
+    for (int i = 0; i < 5 && locked != 0; i++) {
+        if (i > 0) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        locked = flock(descriptor, LOCK_EX | LOCK_NB);
+        if (locked != 0 && errno != EWOULDBLOCK) locked = 0; // a file system without locks
+    }
+    if (locked != 0) {
         close(descriptor);
         return ad_fail(error, "%s: another process is working on this run", run->path);
     }

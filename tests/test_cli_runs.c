@@ -74,6 +74,17 @@ Test(cli_runs, what_info_says_applied) {
     free(text);
 }
 
+Test(cli_runs, what_moved_or_is_missing_is_named_with_its_cure) {
+    expect("reconstruct " SMALL "--steps 1 --limit 0 --hold-out 0 --out run", 0, NULL);
+    char *text = output_of("info run --json");
+    cr_expect_not_null(strstr(text, "\"horizon_steps\":1,\"horizon_seconds\":null,"), "%s", text);
+    free(text);
+    expect("reconstruct " SMALL "--steps 1 --out=", 2, "--out '': expected a folder");
+    cr_assert_eq(rename(fixture_path(&folder, "scene"), fixture_path(&folder, "moved")), 0);
+    expect("eval run", 1, "not there any more; --data FOLDER says where they are");
+    expect("eval run --data moved --split train --limit 1", 0, NULL);
+}
+
 Test(cli_runs, info_has_the_schedule_as_it_is_now) {
     expect("reconstruct " SMALL "--time 1h --stop-at 1 --limit 0 --out run", 0, NULL);
     expect("reconstruct scene --out run --resume --time 2h --stop-at 2 --limit 0", 0, NULL);

@@ -1,6 +1,6 @@
 // Dense products against plain f64 loops: all transposes, odd sizes around every tile, strides,
 // batches with shared matrices, bias and activation, accumulation; and the promise that the bits
-// depend neither on threads nor on how the rows are cut.
+// depend neither on threads nor, but with `cut`, on how many rows there are.
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "autodiff/cpu/gemm.h"
+#include "autodiff/cpu/row_tasks.h"
 
 static const double guard_value = -12345.0;
 static uint64_t random_state = 7;
@@ -35,7 +36,7 @@ static void *numbers_make(size_t size, int64_t count, bool guard) {
 }
 
 static void multiply(const ad_cpu_gemm *job, size_t size, int threads) {
-    size_t bytes = ad_cpu_gemm_workspace(job->m, job->n, job->k, threads);
+    size_t bytes = ad_cpu_gemm_workspace(job->m, job->n, job->k, job->cut, threads);
     uint8_t *workspace = aligned_alloc(64, (bytes + 127) / 64 * 64);
     memset(workspace + bytes, 0xa5, 64);
     if (size == 4) ad_cpu_gemm_f32(job, threads, workspace);
@@ -63,14 +64,14 @@ typedef struct product {
     int64_t m, n, k;
     int variant; // bits: transposed a, transposed b, accumulate, bias, activation (2), extra stride
     int64_t batch;
-    bool shared_a, shared_b;
+    bool shared_a, shared_b, cut;
 } product;
 
 static void check(product p, size_t size, int threads) {
     const int64_t extra = p.variant & 64 ? 3 : 0, batch = p.batch ? p.batch : 1;
     const bool ta = p.variant & 1, tb = p.variant & 2;
     ad_cpu_gemm job = {.transposed_a = ta, .transposed_b = tb, .m = p.m, .n = p.n, .k = p.k,
-                       .accumulate = p.variant & 4, .batch = p.batch, .leak = 0.25f,
+                       .accumulate = p.variant & 4, .batch = p.batch, .leak = 0.25f, .cut = p.cut,
                        .activation = (ad_cpu_activation)((p.variant >> 4) % 4 % 3)};
     job.lda = (ta ? p.m : p.k) + extra, job.ldb = (tb ? p.k : p.n) + extra, job.ldc = p.n + extra;
     const int64_t a_count = (ta ? p.k : p.m) * job.lda, b_count = (tb ? p.n : p.k) * job.ldb;
@@ -114,7 +115,7 @@ Test(gemm, all_variants_of_small_products) {
         {12, 15, 31}, {13, 48, 9}, {16, 80, 16}, {23, 100, 2}, {31, 31, 31}, {4, 5, 0}};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int variant = 0; variant < 128; variant++) {
-            product p = {sizes[s][0], sizes[s][1], sizes[s][2], variant, 0, false, false};
+            product p = {sizes[s][0], sizes[s][1], sizes[s][2], variant, 0, false, false, false};
             check(p, 4, 1);
             check(p, 8, 1);
         }
@@ -126,7 +127,7 @@ Test(gemm, large_products_with_blocks_and_threads) {
                                        {12, 2100, 300}};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int v = 0; v < 4; v++) {
-            product p = {sizes[s][0], sizes[s][1], sizes[s][2], v | 8 | 64, 0, false, false};
+            product p = {sizes[s][0], sizes[s][1], sizes[s][2], v | 8 | 64, 0, false, false, false};
             check(p, 4, 2 + v);
             check(p, 8, 2);
         }
@@ -135,11 +136,12 @@ Test(gemm, large_products_with_blocks_and_threads) {
 Test(gemm, batches_may_share_a_matrix) {
     for (int shared = 0; shared < 4; shared++)
         for (int variant = 0; variant < 8; variant++) {
-            check((product){5, 7, 9, variant, 11, shared & 1, shared & 2}, 4, 2);
-            check((product){64, 48, 40, variant, 13, shared & 1, shared & 2}, 4, 3);
-            check((product){120, 100, 110, variant, 3, shared & 1, shared & 2}, 4, 2);
-            check((product){9, 33, 1300, variant, 7, shared & 1, shared & 2}, 4, 3);
-            check((product){5, 7, 9, variant, 11, shared & 1, shared & 2}, 8, 2);
+            check((product){5, 7, 9, variant, 11, shared & 1, shared & 2, false}, 4, 2);
+            check((product){64, 48, 40, variant, 13, shared & 1, shared & 2, false}, 4, 3);
+            check((product){120, 100, 110, variant, 3, shared & 1, shared & 2, false}, 4, 2);
+            check((product){9, 33, 1300, variant, 7, shared & 1, shared & 2, true}, 4, 3);
+            check((product){90, 100, 1300, variant, 2, shared & 1, shared & 2, true}, 4, 3);
+            check((product){5, 7, 9, variant, 11, shared & 1, shared & 2, false}, 8, 2);
         }
 }
 
@@ -152,33 +154,45 @@ Test(gemm, empty_products_touch_nothing) {
     cr_assert_eq(c, 3);
 }
 
-static void check_bits(int64_t m, int64_t n, int64_t k, bool transposed_a, bool transposed_b,
-                       size_t size) {
-    ad_cpu_gemm job = {.transposed_a = transposed_a, .transposed_b = transposed_b, .m = m, .n = n,
-                       .k = k, .lda = transposed_a ? m : k};
-    job.a = numbers_make(size, m * k, false), job.b = numbers_make(size, k * n, false);
-    void *once = numbers_make(size, m * n, true), *again = numbers_make(size, m * n, true);
-    job.c = once;
-    multiply(&job, size, 1);
-    for (int threads = 2; threads <= 5; threads++) {
-        job.c = again;
+// more: added to what c holds, with a bias.
+static void check_threads(ad_cpu_gemm job, size_t size, bool more) {
+    const int64_t count = job.m * job.n;
+    void *bias = numbers_make(size, job.n, false), *before = numbers_make(size, count, false);
+    void *once = numbers_make(size, count, true), *again = numbers_make(size, count, true);
+    job.accumulate = more, job.bias = more ? bias : NULL;
+    for (int threads = 1; threads <= 7; threads++) {
+        job.c = threads == 1 ? once : again;
+        memcpy(job.c, before, (size_t)count * size);
         multiply(&job, size, threads);
-        cr_assert_eq(memcmp(once, again, (size_t)(m * n) * size), 0, "%d threads", threads);
+        cr_assert_eq(memcmp(once, job.c, (size_t)count * size), 0, "%d x %d x %d: %d threads",
+                     (int)job.m, (int)job.n, (int)job.k, threads);
     }
-    // The same rows in pieces of 1, 2, 3, ... rows.
-    ad_cpu_gemm piece = job;
-    for (int64_t row = 0, rows = 1; row < m; row += rows, rows++) {
-        piece.m = row + rows < m ? rows : m - row;
-        piece.a = (const char *)job.a + (size_t)(transposed_a ? row : row * k) * size;
-        piece.c = (char *)again + (size_t)(row * n) * size;
-        memset(piece.c, 0, (size_t)(piece.m * n) * size);
-        multiply(&piece, size, 1);
-    }
-    cr_assert_eq(memcmp(once, again, (size_t)(m * n) * size), 0, "rows in pieces");
-    free((void *)(uintptr_t)job.a), free((void *)(uintptr_t)job.b), free(once), free(again);
+    free(bias), free(before), free(once), free(again);
 }
 
-// Weight gradients: k cut into 2, 2, 4, 2 and 16 parts, of different lengths some, or threads
+static void check_bits(int64_t m, int64_t n, int64_t k, int transposed, bool cut, size_t size) {
+    ad_cpu_gemm job = {.transposed_a = transposed & 1, .transposed_b = transposed & 2, .m = m,
+                       .n = n, .k = k, .lda = transposed & 1 ? m : k, .cut = cut};
+    job.a = numbers_make(size, m * k, false), job.b = numbers_make(size, k * n, false);
+    check_threads(job, size, false), check_threads(job, size, true);
+    if (!cut) { // the same rows in pieces of 1, 2, 3, ... rows
+        void *whole = numbers_make(size, m * n, true), *parts = numbers_make(size, m * n, true);
+        job.c = whole;
+        multiply(&job, size, 1);
+        ad_cpu_gemm piece = job;
+        for (int64_t row = 0, rows = 1; row < m; row += rows, rows++) {
+            piece.m = row + rows < m ? rows : m - row;
+            piece.a = (const char *)job.a + (size_t)(transposed & 1 ? row : row * k) * size;
+            piece.c = (char *)parts + (size_t)(row * n) * size;
+            multiply(&piece, size, 1);
+        }
+        cr_assert_eq(memcmp(whole, parts, (size_t)(m * n) * size), 0, "rows in pieces");
+        free(whole), free(parts);
+    }
+    free((void *)(uintptr_t)job.a), free((void *)(uintptr_t)job.b);
+}
+
+// Weight gradients: k cut into 2, 2, 4, 2, 16 and 1 parts, of different lengths some; by threads
 // that go through k by themselves; b as a panel where it lies, or packed.
 Test(gemm, long_sums_into_a_small_result) {
     static const int64_t sizes[][3] = {{64, 64, 1024}, {64, 64, 1030}, {48, 81, 4111},
@@ -187,20 +201,66 @@ Test(gemm, long_sums_into_a_small_result) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int v = 0; v < 4; v++) {
             const int64_t *size = sizes[s];
-            check_bits(size[0], size[1], size[2], v & 1, v & 2, 4);
+            check_bits(size[0], size[1], size[2], v, true, 4);
+            check_bits(size[0], size[1], size[2], v, false, 4);
             for (int threads = 1; threads <= 3; threads += 2) {
-                check((product){size[0], size[1], size[2], v | 4 | 8, 0, false, false}, 4, threads);
-                check((product){size[0], size[1], size[2], v | 64, 0, false, false}, 4, threads);
-                check((product){size[0], size[1], size[2], v | 16, 0, false, false}, 4, threads);
-                check((product){size[0], size[1], size[2], v | 64, 0, false, false}, 8, threads);
+                product p = {size[0], size[1], size[2], v | 4 | 8, 0, false, false, true};
+                check(p, 4, threads);
+                p.variant = v | 64, check(p, 4, threads), check(p, 8, threads);
+                p.variant = v | 16, check(p, 4, threads);
             }
+        }
+    // At the limits of k and of c, and with more to keep than is packed.
+    static const int64_t limits[][3] = {{30, 40, 1023}, {30, 40, 2047}, {30, 40, 2048},
+                                        {256, 256, 8200}, {257, 256, 8200}};
+    for (size_t s = 0; s < sizeof limits / sizeof *limits; s++)
+        check_bits(limits[s][0], limits[s][1], limits[s][2], 1, true, 4);
+}
+
+// The same product however a lies, and the parts are really there: other bits than in one piece.
+Test(gemm, a_cut_sum_is_the_same_for_both_layouts) {
+    enum { M = 40, N = 48, K = 1500 };
+    ad_cpu_gemm job = {.transposed_a = true, .m = M, .n = N, .k = K, .cut = true};
+    float *a = numbers_make(4, M * K, false), *turned = numbers_make(4, M * K, false);
+    for (int i = 0; i < M; i++)
+        for (int k = 0; k < K; k++) turned[i * K + k] = a[k * M + i];
+    float *b = numbers_make(4, K * N, false), *one = numbers_make(4, M * N, true);
+    float *other = numbers_make(4, M * N, true), *whole = numbers_make(4, M * N, true);
+    job.a = a, job.b = b, job.c = one;
+    multiply(&job, 4, 2);
+    job.transposed_a = false, job.a = turned, job.c = other;
+    multiply(&job, 4, 3);
+    cr_expect_eq(memcmp(one, other, M * N * 4), 0);
+    job.cut = false, job.c = whole;
+    multiply(&job, 4, 2);
+    cr_expect_neq(memcmp(one, whole, M * N * 4), 0);
+    free(a), free(turned), free(b), free(one), free(other), free(whole);
+}
+
+// Every row once, whatever the order in which threads come, and helpers find what is left.
+Test(gemm, rows_are_shared_out_once) {
+    static const int64_t cases[][3] = {{100, 7, 3}, {5, 2, 8}, {1, 1, 1}, {96, 96, 4},
+                                       {1000, 6, 5}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int only = -1; only < cases[c][2]; only++) { // one thread alone, or all in turn
+            int seen[1000] = {0};
+            ad_row_tasks tasks;
+            ad_row_tasks_begin(&tasks, cases[c][0], cases[c][1], (int)cases[c][2]);
+            int64_t row, rows, idle = 0;
+            for (int t = 0; idle < cases[c][2]; t++) {
+                rows = ad_row_tasks_take(&tasks, only < 0 ? t % (int)cases[c][2] : only, &row);
+                idle = rows ? 0 : idle + 1;
+                for (int64_t i = row; i < row + rows; i++) seen[i]++;
+            }
+            for (int64_t i = 0; i < cases[c][0]; i++)
+                cr_assert_eq(seen[i], 1, "case %zu, row %d: %d times", c, (int)i, seen[i]);
         }
 }
 
 Test(gemm, bits_do_not_depend_on_threads_or_cuts) {
     for (int transposed = 0; transposed < 4; transposed++) {
-        check_bits(251, 137, 301, transposed & 1, transposed & 2, 4);
-        check_bits(251, 137, 301, transposed & 1, transposed & 2, 8);
-        check_bits(100, 1040, 70, transposed & 1, transposed & 2, 4);
+        check_bits(251, 137, 301, transposed, false, 4);
+        check_bits(251, 137, 301, transposed, false, 8);
+        check_bits(100, 1040, 70, transposed, false, 4);
     }
 }

@@ -8,11 +8,12 @@
 // lies: from memory far away, short pieces of rows cost several times as much.
 //
 // Work is given out in blocks of rows, or in matrices if the batch has many. A large product's
-// threads meet after every block of k. A long sum into a small c with a stored transposed, which is
-// a weight's gradient, is cut along k: each thread sums what it has near, the rows of the batch
-// that it made, and the parts are added in their order. Which thread does what and how wide a tile
-// is changes no bit: every number of c is summed over k in order, in parts that depend on the
-// sizes alone, and leaves the registers for c only between blocks of k.
+// threads meet after every block of k; those of a longer sum into a smaller c go through all of k
+// by themselves, each with rows of its own. A weight's gradient, a long sum over the rows of a
+// batch, may be cut along k: a thread sums what it has near, the rows that it made, and the parts
+// are added in their order. Which thread does what and how wide a tile is changes no bit: every
+// number of c is summed over k in order, in parts that depend on the sizes alone, and leaves the
+// registers for c only between blocks of k.
 
 #include "autodiff/cpu/gemm.h"
 
@@ -62,10 +63,10 @@ static int parts_of(int64_t m, int64_t n, int64_t k) {
     return k < 2 * PART_K ? 2 : (int)least(k / PART_K, PARTS_MAX);
 }
 
-size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, int threads) {
+size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, bool cut, int threads) {
     // The f64 path packs the same counts of numbers of twice the size.
     const size_t each = packed_b_words(n, k) + packed_a_words(m, k);
-    const size_t parts = (size_t)parts_of(m, n, k);
+    const size_t parts = cut ? (size_t)parts_of(m, n, k) : 1;
     const size_t workers = threads < 1 ? 1 : (size_t)threads;
     const size_t sums = parts < 2 ? 0 : parts - 1 > workers ? parts - 1 : workers;
     return 8 * each * workers + 4 * sums * (size_t)(m * n);
@@ -208,24 +209,26 @@ static void multiply_alone(const gemm_matrix *x, int64_t row, int64_t end) {
     }
 }
 
-// Part p of the sum over k: the first one in c, another in `sums` and, if it may, from there to c.
-// a is stored (k, m).
-static void multiply_part(const gemm_matrix *x, int p, int parts, float *sums, bool add) {
+// Rows row .. end - 1 of part p of the sum over k: the first part in c, another in `sums` and, with
+// `add`, from there to c.
+static void multiply_part(const gemm_matrix *x, int p, int parts, float *sums, bool add,
+                          int64_t row, int64_t end) {
     const int64_t k = x->job->k, blocks = (k + BLOCK_K - 1) / BLOCK_K;
     const int64_t begin = blocks * p / parts * BLOCK_K;
     ad_cpu_gemm part = *x->job;
     gemm_matrix own = *x;
     own.job = &part;
     part.k = least(blocks * (p + 1) / parts * BLOCK_K, k) - begin;
-    own.a += begin * part.lda;
+    own.a += part.transposed_a ? begin * part.lda : begin;
     own.b += part.transposed_b ? begin : begin * part.ldb;
     if (p > 0) {
         if (add) own.into = own.c, own.into_stride = part.ldc;
         own.c = sums, part.ldc = part.n, part.bias = NULL, part.accumulate = false;
         // Far away since the last product: asked for now, to be written to soon.
-        for (int64_t i = 0; i < part.m * part.n; i += 16) __builtin_prefetch(sums + i, 1, 2);
+        for (int64_t i = row * part.n; i < end * part.n; i += 16)
+            __builtin_prefetch(sums + i, 1, 2);
     }
-    multiply_alone(&own, 0, part.m);
+    multiply_alone(&own, row, end);
 }
 
 // Rows row .. end - 1 of c += those of the parts' sums, part by part.
@@ -238,32 +241,41 @@ static void add_parts(const gemm_matrix *x, const float *sums, int count, int64_
             const float *from = sums + p * size + i * n;
             int64_t j = 0;
             for (; j + AD_LANES <= n; j += AD_LANES)
-                ad_f32v_store(to + j, ad_f32v_load(to + j) + ad_f32v_load(from + j));
-            for (; j < n; j++) to[j] += from[j];
+                ad_f32v_store(to + j, ad_f32v_load(from + j) + ad_f32v_load(to + j));
+            for (; j < n; j++) to[j] = from[j] + to[j];
         }
     }
 }
 
+// Where there are more threads than parts, several share a part in strips of rows.
 static void multiply_parts(const gemm_matrix *x, int parts, int threads, size_t a_words,
                            size_t b_words) {
     const int64_t m = x->job->m, size = m * x->job->n;
     if (threads == 1) {
-        for (int p = 0; p < parts; p++) multiply_part(x, p, parts, x->sums, true);
+        for (int p = 0; p < parts; p++) multiply_part(x, p, parts, x->sums, true, 0, m);
         return;
     }
+    const int64_t strips = (threads + parts - 1) / parts;
+    const int64_t high = (m + ROWS * strips - 1) / (ROWS * strips) * ROWS;
+    ad_row_tasks tasks; // of a strip each
+    ad_row_tasks_begin(&tasks, parts * strips, 1, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; t++) {
         gemm_matrix own = *x;
         own.packed_a += (size_t)t * a_words, own.packed_b += (size_t)t * b_words;
-        for (int p = parts * t / threads; p < parts * (t + 1) / threads; p++)
-            multiply_part(&own, p, parts, x->sums + (p - 1) * size, false);
+        for (int64_t task; ad_row_tasks_take(&tasks, t, &task) > 0;) {
+            const int64_t p = task / strips, row = task % strips * high;
+            if (row < m)
+                multiply_part(&own, (int)p, parts, p ? x->sums + (p - 1) * size : NULL, false, row,
+                              least(row + high, m));
+        }
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; t++)
         add_parts(x, x->sums, parts - 1, m * t / threads, m * (t + 1) / threads);
 }
 
-// Rows of a task: all tasks alike and several for every thread, since rows go to whichever is free.
+// Rows of a task: all tasks alike and several for every thread, so that one that is done can help.
 static int64_t task_rows(int64_t m, int threads) {
     const int64_t most = (m + BLOCK_M - 1) / BLOCK_M, each = 2 * (int64_t)threads;
     const int64_t tasks = (most + each - 1) / each * each, rows = (m + tasks - 1) / tasks;
@@ -307,7 +319,7 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
         .packed_b = pass->packed_b + (size_t)slot * b_words,
         .packed_a = pass->packed_a + (size_t)slot * a_words,
         .sums = pass->sums + (size_t)slot * (size_t)(job->m * job->n)};
-    const bool cut = job->transposed_a && job->activation == AD_CPU_IDENTITY;
+    const bool cut = job->cut && job->activation == AD_CPU_IDENTITY;
     const int parts = cut ? parts_of(job->m, job->n, job->k) : 1;
     if (parts > 1) {
         multiply_parts(&x, parts, threads, a_words, b_words);
@@ -318,8 +330,8 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
         multiply_alone(&x, 0, job->m);
         return;
     }
-    // A long sum into a small c, as in a weight's gradient: to meet after every block would cost
-    // more than packing b for every thread, where each has rows enough for that.
+    // A long sum into a small c: to meet after every block would cost more than packing b for every
+    // thread, where each has rows enough for that.
     const int64_t high = task_rows(job->m, threads);
     const double block_products = (double)job->m * (double)least(job->n, BLOCK_N) * BLOCK_K;
     const bool long_sum = job->k > BLOCK_K && block_products < ALONE_PRODUCTS;
@@ -328,8 +340,8 @@ static void multiply_matrix(const gemm_pass *pass, int64_t item, int slot, int t
         return;
     }
     ad_row_tasks tasks;
-    ad_row_tasks_begin(&tasks, job->m,
-                x.packed || narrow ? (job->m / threads + ROWS) / ROWS * ROWS : high, threads);
+    const int64_t fair = (job->m / threads + ROWS) / ROWS * ROWS;
+    ad_row_tasks_begin(&tasks, job->m, x.packed || narrow ? fair : high, threads);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; t++) {
         gemm_matrix own = x;

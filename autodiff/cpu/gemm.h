@@ -2,8 +2,8 @@
 //
 // Pure functions on plain memory, row-major. No allocation: the caller brings the workspace. The
 // sum over k runs in one fixed order, in blocks of fixed size, so the bits of a number of c depend
-// on its row of a, its column of b and nothing else: not on threads, not on the other rows. Only
-// where a is transposed and k is 1,024 or more do they depend on the size of c as well.
+// on its row of a, its column of b and nothing else: not on threads, not on the other rows. With
+// `cut` set they depend on the size of c as well.
 
 #ifndef AD_CPU_GEMM_H
 #define AD_CPU_GEMM_H
@@ -36,12 +36,13 @@ typedef struct ad_cpu_gemm {
     const void *bias; // (n), or NULL
     ad_cpu_activation activation;
     float leak;
+    bool cut;      // f32: a sum of 1,024 or more may be cut into parts; not with an activation
     int64_t batch; // 0 means 1
     int64_t a_batch_stride, b_batch_stride, c_batch_stride;
 } ad_cpu_gemm;
 
 // Bytes either function works in, at a multiple of 64 bytes, for any batch, strides, transposes.
-size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, int threads);
+size_t ad_cpu_gemm_workspace(int64_t m, int64_t n, int64_t k, bool cut, int threads);
 
 void ad_cpu_gemm_f32(const ad_cpu_gemm *job, int threads, void *workspace);
 void ad_cpu_gemm_f64(const ad_cpu_gemm *job, int threads, void *workspace);

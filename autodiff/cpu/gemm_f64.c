@@ -128,8 +128,7 @@ void ad_cpu_gemm_f64(const ad_cpu_gemm *job, int threads, void *workspace) {
     const double useful = products / 5e5 + 1;
     if (threads > useful) threads = (int)useful;
     if (threads < 1) threads = 1;
-    const size_t slot = ad_cpu_gemm_workspace(full.m, full.n, full.k, threads) / sizeof(double)
-                      / (size_t)threads;
+    const size_t slot = ad_cpu_gemm_workspace(full.m, full.n, full.k, false, 1) / sizeof(double);
     const int64_t rows = full.m * full.batch; // of all matrices, shared out evenly
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int t = 0; t < threads; t++) {

@@ -91,7 +91,7 @@ void ad_cpu_mlp_forward(const ad_cpu_mlp *mlp, int threads, const ad_cpu_mlp_for
     forward_prepare(&pass);
 
     threads = ad_mlp_threads((double)job->rows * ad_mlp_products(mlp), threads);
-    // Rows go to whichever thread is free; tasks shrink until every thread has some.
+    // Threads that are done help others; tasks shrink until every thread has some.
     int span = AD_MLP_SPAN;
     while (span > 1 && (int64_t)span * AD_MLP_BLOCK * threads * 2 > job->rows) span /= 2;
     ad_row_tasks tasks;

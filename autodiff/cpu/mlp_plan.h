@@ -52,7 +52,8 @@ void ad_mlp_round_rows(const float *from, int64_t stride, int rows, int width, u
 size_t ad_mlp_sums_offset(const ad_cpu_mlp *mlp, int layer);
 int ad_mlp_owners(const ad_cpu_mlp *mlp, int64_t rows);
 
-// Threads worth starting: none for less than about 20 microseconds of work.
+// Threads worth starting: none for less than about 20 microseconds of work, and at most as many as
+// rows are shared out to (row_tasks.h).
 int ad_mlp_threads(double products, int threads);
 
 #endif

@@ -108,25 +108,28 @@ static batches batches_of(const ad_view *const view[3]) {
 
 /* ---- the products */
 
-static size_t gemm_bytes(const ad_view *c, int64_t k, int threads) {
-    ad_view matrix = as_matrix(c);
-    return padded(ad_cpu_gemm_workspace(matrix.size[matrix.rank - 2], matrix.size[matrix.rank - 1],
-                                        k, threads));
-}
-
 static int64_t inner_size(const ad_product *p) {
     return p->a->size[p->a->rank - (p->transposed_a ? 2 : 1)];
 }
 
+// A sum over the rows of a, as a weight's gradient is, whichever way a lies.
+static bool may_be_cut(const ad_product *p) { return p->transposed_a && p->c->type == AD_F32; }
+
+static size_t gemm_bytes(const ad_product *p, int threads) {
+    ad_view matrix = as_matrix(p->c);
+    return padded(ad_cpu_gemm_workspace(matrix.size[matrix.rank - 2], matrix.size[matrix.rank - 1],
+                                        inner_size(p), may_be_cut(p), threads));
+}
+
 size_t ad_product_workspace(const ad_product *p, int threads) {
-    return gemm_bytes(p->c, inner_size(p), threads) + packed_bytes(p->a) + packed_bytes(p->b)
+    return gemm_bytes(p, threads) + packed_bytes(p->a) + packed_bytes(p->b)
          + (p->bias ? packed_bytes(p->bias) : 0);
 }
 
 void ad_product_run(const ad_product *p, int threads, void *workspace) {
     ad_view c = as_matrix(p->c), left, right;
     if (ad_view_count(&c) == 0) return;
-    char *room = (char *)workspace + gemm_bytes(p->c, inner_size(p), threads);
+    char *room = (char *)workspace + gemm_bytes(p, threads);
     placement place_a, place_b;
     left = settle(p->a, &place_a, &room, threads);
     right = settle(p->b, &place_b, &room, threads);
@@ -134,7 +137,7 @@ void ad_product_run(const ad_product *p, int threads, void *workspace) {
         .transposed_a = p->transposed_a != place_a.turned,
         .transposed_b = p->transposed_b != place_b.turned,
         .m = c.size[c.rank - 2], .n = c.size[c.rank - 1], .k = inner_size(p),
-        .lda = place_a.stride, .ldb = place_b.stride,
+        .lda = place_a.stride, .ldb = place_b.stride, .cut = may_be_cut(p),
         .activation = p->relu ? AD_CPU_RELU : AD_CPU_IDENTITY};
     if (p->bias) job.bias = dense_vector(p->bias, room, threads);
 

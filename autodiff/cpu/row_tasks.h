@@ -31,6 +31,9 @@ static inline int64_t ad_row_tasks_take(ad_row_tasks *tasks, int t, int64_t *row
         const int64_t after = tasks->count * (run + 1) / tasks->threads * tasks->high;
         const int64_t end = after < tasks->rows ? after : tasks->rows;
         int64_t at;
+#pragma omp atomic read
+        at = tasks->next[run];
+        if (at >= end) continue; // without a write that others would wait for
 #pragma omp atomic capture
         {
             at = tasks->next[run];
