@@ -69,10 +69,15 @@ void render_dataset_free(render_dataset *dataset) {
 static bool take_frames(render_dataset *dataset, frame_work **work, render_listing *listing,
                         unsigned wanted, ad_message *error) {
     size_t count = 0;
-    for (int i = 0; i < listing->count; i++) count += (listing->entries[i].split & wanted) != 0;
+    int train = 0, val = 0, test = 0;
+    for (int i = 0; i < listing->count; i++) {
+        const unsigned split = listing->entries[i].split;
+        count += (split & wanted) != 0;
+        train += split == RENDER_TRAIN, val += split == RENDER_VAL, test += split == RENDER_TEST;
+    }
     if (count == 0)
-        return ad_fail(error, "%s: expected images of the split asked for, found none",
-                       dataset->folder);
+        return ad_fail(error, "%s: expected images of the split asked for, found none: there are "
+                       "%d in train, %d in val and %d in test", dataset->folder, train, val, test);
     dataset->frames = calloc(count, sizeof *dataset->frames);
     *work = calloc(count, sizeof **work);
     if (!dataset->frames || !*work)

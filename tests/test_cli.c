@@ -198,7 +198,8 @@ Test(cli, a_run_from_images_to_views) {
     cr_expect(!exists("pictures/v_7.png"));
     expect("eval scene.adjoint --split val", 0, NULL);
     unlink(fixture_path(&folder, "scene/transforms_val.json"));
-    expect("eval scene.adjoint --split val", 1, "split asked for");
+    expect("eval scene.adjoint --split val", 1,
+           "split asked for, found none: there are 5 in train, 0 in val and 2 in test");
     expect("eval scene.adjoint --split train --data scene --limit 1", 0, NULL);
     expect("info scene.adjoint", 0, NULL);
     char *text = words_of("out");
