@@ -373,6 +373,7 @@ Test(cli, signals_end_it_with_a_snapshot) {
         cr_expect_eq(counts[3], 1);
         char *err = words_of("err");
         cr_expect_not_null(strstr(err, "adjoint reconstruct scene --out run --resume"), "%s", err);
+        cr_expect_not_null(strstr(err, "stopping as soon as it can"), "%s", err);
         free(err);
         expect("info run", 0, NULL);
     }

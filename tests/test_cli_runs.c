@@ -131,7 +131,8 @@ Test(cli_runs, a_run_at_its_end_is_left_as_it_is) {
     cr_expect(!exists("run/report.html"));
     free(err);
     // Measured it was not: that is made up for.
-    expect("reconstruct " SMALL "--steps 2 --limit 0 --force --out run", 0, NULL);
+    expect("reconstruct " SMALL "--steps 2 --limit 0 --force --out run", 0,
+           "schedule    2 steps\n");
     expect("reconstruct scene --resume --out run", 0, "measuring 2 held-out views");
     cr_expect(exists("run/report.html"));
     err = words_of("err");
